@@ -1,0 +1,64 @@
+"""xent: cross-entropy that one can afford, see through and trust.
+
+`import xent` loads nothing heavy: every public name is resolved on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME_OF = {
+    "cross_entropy": "xent.functional",
+    "linear_cross_entropy": "xent.functional",
+    "nll_loss": "xent.functional",
+    "binary_cross_entropy": "xent.functional",
+    "binary_cross_entropy_with_logits": "xent.functional",
+    "log_softmax": "xent.functional",
+    "logsumexp": "xent.functional",
+    "token_logprobs": "xent.functional",
+    "accelerate": "xent.functional",
+    "RowStats": "xent.functional",
+    "LossTerms": "xent.terms",
+    "backend": "xent.ops",
+    "choices": "xent.ops",
+    "XentError": "xent.errors",
+}
+_SUBMODULES = ("errors", "functional", "nn", "ops")
+
+__all__ = ["__version__", *_HOME_OF, *_SUBMODULES]
+
+if TYPE_CHECKING:
+    from xent import errors, functional, nn, ops
+    from xent.errors import XentError
+    from xent.functional import (
+        RowStats,
+        accelerate,
+        binary_cross_entropy,
+        binary_cross_entropy_with_logits,
+        cross_entropy,
+        linear_cross_entropy,
+        log_softmax,
+        logsumexp,
+        nll_loss,
+        token_logprobs,
+    )
+    from xent.ops import backend, choices
+    from xent.terms import LossTerms
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        value = getattr(import_module(_HOME_OF[name]), name)
+    elif name in _SUBMODULES:
+        value = import_module(f"xent.{name}")
+    else:
+        raise AttributeError(f"module 'xent' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
