@@ -28,7 +28,27 @@ _HOME_OF = {
 }
 _SUBMODULES = ("errors", "functional", "nn", "ops")
 
-__all__ = ["__version__", *_HOME_OF, *_SUBMODULES]
+__all__ = [
+    "LossTerms",
+    "RowStats",
+    "XentError",
+    "__version__",
+    "accelerate",
+    "backend",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "choices",
+    "cross_entropy",
+    "errors",
+    "functional",
+    "linear_cross_entropy",
+    "log_softmax",
+    "logsumexp",
+    "nll_loss",
+    "nn",
+    "ops",
+    "token_logprobs",
+]  # a literal, for type checkers
 
 if TYPE_CHECKING:
     from xent import errors, functional, nn, ops

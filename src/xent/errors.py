@@ -28,6 +28,10 @@ class ShapeError(XentError, ValueError, RuntimeError):
     """Tensors whose shapes do not fit each other."""
 
 
+class DimensionError(ShapeError, IndexError):
+    """A dim that the tensor does not have."""
+
+
 class DtypeError(XentError, TypeError, RuntimeError):
     """A tensor, or an argument, of the wrong type."""
 
@@ -40,6 +44,10 @@ class TargetRangeError(XentError, ValueError, IndexError):
     """Class indices outside [0, C)."""
 
 
+class ProbabilityError(XentError, ValueError, RuntimeError):
+    """Probabilities outside [0, 1]."""
+
+
 class BackendError(XentError, ValueError, RuntimeError):
     """A backend asked for by name that can't do this call."""
 
@@ -50,3 +58,7 @@ class DataError(XentError, ValueError):
 
 class RunError(XentError, ValueError):
     """A run directory that can't be written, read or resumed."""
+
+
+class DeviceError(XentError, ValueError, RuntimeError):
+    """Tensors of one call that live on different devices."""

@@ -1,0 +1,112 @@
+"""Cross-entropy of logits, row by row.
+
+z       = softcap · tanh(logit_scale · x / softcap)            x: logits (*rows, C)
+ln p    = z − logsumexp(z)
+ce      = −Σ_c w_c q_c ln p_c                                  q = (1 − ε) · target + ε / C
+loss    = r · ce + weight · ζ · logsumexp(z)²                  weight = r · w[target], or r for probabilities
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from xent.problem import Rows
+from xent.row_stats import RowStats
+from xent.terms import LossTerms
+
+
+def rows(problem: Rows) -> tuple[Tensor, Tensor]:
+    """Loss and weight of every row, each (*rows)."""
+    z = scaled_logits(problem.logits, problem.terms, problem.stats_dtype)
+    return _loss_and_weight(problem, z, z.log_softmax(-1))
+
+
+def rows_with_stats(problem: Rows) -> RowStats:
+    """Loss, weight and statistics of every row."""
+    z = scaled_logits(problem.logits, problem.terms, problem.stats_dtype)
+    log_p = z.log_softmax(-1)
+    loss, weight = _loss_and_weight(problem, z, log_p)
+    counted = counted_rows(problem)
+    lse = _where(counted, z.logsumexp(-1))
+    prediction = z.argmax(-1)
+    true_class = problem.target if problem.is_hard else problem.target.argmax(-1)
+    return RowStats(
+        loss=loss,
+        lse=lse,
+        entropy=_where(counted, entropy(log_p)),
+        z_loss=problem.terms.z_loss * weight * lse.square(),
+        prediction=prediction if counted is None else prediction.masked_fill(~counted, -1),
+        correct=(prediction == true_class) if counted is None else (prediction == true_class) & counted,
+        weight=weight,
+    )
+
+
+def scaled_logits(logits: Tensor, terms: LossTerms, dtype: torch.dtype) -> Tensor:
+    """The logits in the dtype of the statistics, after scale and soft cap."""
+    z = logits.to(dtype)
+    if terms.logit_scale != 1.0:
+        z = z * terms.logit_scale
+    if terms.softcap is not None:
+        z = terms.softcap * torch.tanh(z / terms.softcap)
+    return z
+
+
+def counted_rows(problem: Rows) -> Tensor | None:
+    """Mask of the rows that count; None where all of them do."""
+    return problem.target != problem.terms.ignore_index if problem.is_hard else None
+
+
+def entropy(log_p: Tensor) -> Tensor:
+    """−Σ p ln p over the classes, in nats; a class of probability 0 adds 0."""
+    return -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0)).sum(-1)
+
+
+def _loss_and_weight(problem: Rows, z: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
+    terms = problem.terms
+    loss, weight = _hard(problem, log_p) if problem.is_hard else _soft(problem, log_p)
+    if terms.row_weight is not None:
+        row_weight = terms.row_weight.to(loss.dtype)
+        loss, weight = loss * row_weight, weight * row_weight
+    if terms.z_loss:
+        loss = loss + weight * terms.z_loss * z.logsumexp(-1).square()
+    counted = counted_rows(problem)
+    return _where(counted, loss), _where(counted, weight)
+
+
+def _hard(problem: Rows, log_p: Tensor) -> tuple[Tensor, Tensor]:
+    """Class indices: (1 − ε) w[y] (−ln p_y) + (ε / C) Σ_c w_c (−ln p_c)."""
+    terms, class_weight = problem.terms, class_weight_of(problem)
+    target = problem.target.masked_fill(problem.target == terms.ignore_index, 0)  # any class: the row is masked later
+    loss = -log_p.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+    weight = torch.ones_like(loss) if class_weight is None else class_weight[target]
+    if class_weight is not None:
+        loss = weight * loss
+    if terms.label_smoothing:
+        weighted = log_p if class_weight is None else log_p * class_weight
+        smooth = -weighted.sum(-1) / problem.num_classes
+        loss = (1 - terms.label_smoothing) * loss + terms.label_smoothing * smooth
+    return loss, weight
+
+
+def _soft(problem: Rows, log_p: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities: −Σ_c w_c q_c ln p_c, where a class with q_c = 0 and p_c = 0 adds 0, its limit."""
+    q = problem.target.to(log_p.dtype)
+    if problem.terms.label_smoothing:
+        q = (1 - problem.terms.label_smoothing) * q + problem.terms.label_smoothing / problem.num_classes
+    terms = q * log_p.masked_fill((q == 0) & (log_p == -torch.inf), 0)
+    class_weight = class_weight_of(problem)
+    if class_weight is not None:
+        terms = terms * class_weight
+    loss = -terms.sum(-1)
+    return loss, torch.ones_like(loss)
+
+
+def class_weight_of(problem: Rows) -> Tensor | None:
+    """The class weight in the dtype of the statistics."""
+    weight = problem.terms.weight
+    return None if weight is None else weight.to(problem.stats_dtype)
+
+
+def _where(counted: Tensor | None, value: Tensor) -> Tensor:
+    return value if counted is None else value.masked_fill(~counted, 0)

@@ -1,0 +1,203 @@
+"""Run torch's own loss functions on xent: `torch.nn.functional.*`, and with them the `nn.*Loss` modules."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import _reduction as legacy
+
+from xent.functional._binary_cross_entropy import binary_cross_entropy, binary_cross_entropy_with_logits
+from xent.functional._cross_entropy import cross_entropy
+from xent.functional._linear_cross_entropy import linear_cross_entropy
+from xent.functional._nll_loss import nll_loss
+
+_lock = threading.Lock()
+_holders = 0
+_torch_functions: dict[str, Callable[..., Any]] = {}
+
+
+class Acceleration:
+    """The handle of one `xent.accelerate()`: a context manager, or `undo()` by hand."""
+
+    def __init__(self) -> None:
+        self._active = True
+        _hold()
+
+    def undo(self) -> None:
+        """Give torch's functions back, once the last handle is undone; a second call does nothing."""
+        with _lock:
+            if not self._active:
+                return
+            self._active = False
+            _release()
+
+    def __enter__(self) -> Acceleration:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.undo()
+
+    def __repr__(self) -> str:
+        return f"<xent.accelerate: {'active' if self._active else 'undone'}, functions {', '.join(_REPLACEMENTS)}>"
+
+
+def accelerate() -> Acceleration:
+    """Run torch's own loss functions on xent from here on, until the returned handle is left or undone.
+
+    Replaces `cross_entropy`, `linear_cross_entropy`, `nll_loss`, `binary_cross_entropy` and
+    `binary_cross_entropy_with_logits` in `torch.nn.functional`, through which the `torch.nn.*Loss` modules call them,
+    for the whole process. Results keep torch's dtype (a half loss for half inputs). Handles may be nested and left in
+    any order and from any thread: torch's functions are back when the last one is undone. Left to torch: calls with
+    tensor subclasses, and `linear_cross_entropy(options=…)`, which asks for torch's own chunks.
+
+    A function that was imported by name before (`from torch.nn.functional import cross_entropy`) is not reached.
+
+    Returns:
+        An `Acceleration`, to be used as a context manager or undone by `.undo()`.
+
+    Example:
+        >>> import torch, xent
+        >>> with xent.accelerate():
+        ...     torch.nn.CrossEntropyLoss()(torch.zeros(1, 4), torch.tensor([2]))
+        tensor(1.3863)
+    """
+    return Acceleration()
+
+
+def _hold() -> None:
+    global _holders
+    with _lock:
+        if _holders == 0:
+            for name, replacement in _REPLACEMENTS.items():
+                _torch_functions[name] = getattr(F, name)
+                setattr(F, name, replacement)
+        _holders += 1
+
+
+def _release() -> None:
+    """Called with the lock held."""
+    global _holders
+    _holders -= 1
+    if _holders == 0:
+        for name, original in _torch_functions.items():
+            if getattr(F, name) is _REPLACEMENTS[name]:  # somebody else may have replaced it since
+                setattr(F, name, original)
+
+
+def _in_the_place_of(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Wrap a stand-in for torch's function `name`: torch's dtype out, tensor subclasses left to torch."""
+    original = getattr(F, name)
+
+    def wrap(stand_in: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def replacement(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            if torch.overrides.has_torch_function((input, *args, *kwargs.values())):
+                return original(input, *args, **kwargs)
+            loss = stand_in(input, *args, **kwargs)
+            return loss.to(input.dtype) if isinstance(input, Tensor) and not _autocasts(input) else loss
+
+        return replacement
+
+    return wrap
+
+
+def _autocasts(input: Tensor) -> bool:
+    """Under autocast torch's losses are float32 as xent's are."""
+    return torch.is_autocast_enabled(input.device.type)
+
+
+def _reduction(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
+    """Torch's rule for its two deprecated arguments."""
+    if size_average is None and reduce is None:
+        return reduction
+    return legacy.legacy_get_string(size_average, reduce)
+
+
+@_in_the_place_of("cross_entropy")
+def _cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    return cross_entropy(
+        input,
+        target,
+        weight,
+        ignore_index=ignore_index,
+        reduction=_reduction(size_average, reduce, reduction),
+        label_smoothing=label_smoothing,
+    )
+
+
+@_in_the_place_of("nll_loss")
+def _nll_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    return nll_loss(
+        input, target, weight, ignore_index=ignore_index, reduction=_reduction(size_average, reduce, reduction)
+    )
+
+
+@_in_the_place_of("binary_cross_entropy")
+def _binary_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    return binary_cross_entropy(input, target, weight, reduction=_reduction(size_average, reduce, reduction))
+
+
+@_in_the_place_of("binary_cross_entropy_with_logits")
+def _binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor:
+    return binary_cross_entropy_with_logits(
+        input, target, weight, reduction=_reduction(size_average, reduce, reduction), pos_weight=pos_weight
+    )
+
+
+def _linear_cross_entropy(
+    input: Tensor, linear_weight: Tensor, target: Tensor, *, options: object = None, **terms: Any
+) -> Tensor:
+    if options is not None:
+        return _torch_functions["linear_cross_entropy"](input, linear_weight, target, options=options, **terms)
+    return linear_cross_entropy(input, linear_weight, target, **terms)
+
+
+_REPLACEMENTS: dict[str, Callable[..., Any]] = {
+    "cross_entropy": _cross_entropy,
+    "nll_loss": _nll_loss,
+    "binary_cross_entropy": _binary_cross_entropy,
+    "binary_cross_entropy_with_logits": _binary_cross_entropy_with_logits,
+}
+if hasattr(F, "linear_cross_entropy"):  # torch ≥ 2.12
+    _REPLACEMENTS["linear_cross_entropy"] = _in_the_place_of("linear_cross_entropy")(_linear_cross_entropy)

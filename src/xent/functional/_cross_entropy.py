@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from typing import Literal, Unpack, overload
+
+from torch import Tensor
+
+from xent.functional._reduction import reduce_rows
+from xent.ops.choice import column
+from xent.problem import Rows, rows_of
+from xent.row_stats import RowStats
+from xent.terms import LossOptions, LossTerms
+
+
+@overload
+def cross_entropy(
+    input: Tensor, target: Tensor, weight: Tensor | None = ..., *, stats: Literal[True], **options: Unpack[LossOptions]
+) -> tuple[Tensor, RowStats]: ...
+@overload
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = ...,
+    *,
+    stats: Literal[False] = ...,
+    **options: Unpack[LossOptions],
+) -> Tensor: ...
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    row_weight: Tensor | None = None,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    normalizer: float | Tensor | None = None,
+    dim: int | None = None,
+    shift: int = 0,
+    stats: bool = False,
+) -> Tensor | tuple[Tensor, RowStats]:
+    r"""Cross-entropy between logits and class indices or class probabilities.
+
+    With z = softcap·tanh(logit_scale·input / softcap), ln p = z − logsumexp(z) and q the target
+    (one-hot for an index), smoothed to (1 − ε)·q + ε/C::
+
+        row loss = r · (−Σ_c w_c q_c ln p_c)  +  weight · z_loss · logsumexp(z)²
+        weight   = r · w[target]              (r for probabilities, 0 for an ignored row)
+        mean     = Σ row loss / Σ weight      (or / normalizer)
+
+    where r is `row_weight` and w the class `weight`, 1 where not given.
+
+    Args:
+        input: logits, (C,), (N, C) or (N, C, d1, …); with `dim`, the classes may be in any dimension. Floating
+            point; never modified.
+        target: class indices of any integer dtype and the shape of `input` without the classes, each in [0, C) or
+            `ignore_index`; or class probabilities of the shape of `input`.
+        weight: class weights w, (C,).
+        ignore_index: rows with this target count neither in the sum nor in the denominator. Class indices only.
+        reduction: "mean", "sum", or "none" for one loss per row.
+        label_smoothing: ε in [0, 1].
+        row_weight: r, broadcastable to the rows: sample weights, masks, advantages (any sign).
+        z_loss: ζ ≥ 0 of the term that keeps logsumexp near 0.
+        softcap: bound of the logits, > 0.
+        logit_scale: factor on the logits (1/temperature).
+        normalizer: a number or tensor that replaces the denominator of the mean, such as the token count over all
+            micro-batches and ranks; all rows ignored then gives 0.
+        dim: dimension of the classes; torch's rule (1, or 0 for one row) when None.
+        shift: score position t against the target at t + shift of the last row dimension (1 for next-token labels).
+        stats: also return per-row statistics.
+
+    Returns:
+        The loss: a scalar, or the shape of the rows for reduction="none"; with `stats=True` the pair
+        (loss, `RowStats`). The dtype is float32 for half inputs (torch rounds to half), else the input's.
+
+    Gradient:
+        d row loss / d z_c = r·(a·p_c − w_c q_c) + 2·weight·z_loss·logsumexp·p_c, with a = Σ_c w_c q_c; in the dtype
+        of `input`. Also with respect to probability targets, both weights and the statistics; derivatives of any
+        order and kind (`create_graph`, forward mode, `torch.func`, `vmap`, `torch.compile`).
+
+    Edge cases:
+        A logit of −inf has p = 0: as the target it costs +inf; with target probability 0 it costs 0 (torch: NaN);
+        under label smoothing it costs +inf, as the equation says. A row with NaN, with +inf or with nothing but
+        −inf is NaN. One class: the loss is 0. Empty, or all rows ignored: the mean is NaN as in torch, 0 with
+        `normalizer`; the sum is 0. An ignored row costs 0 and, if its logits are finite, has gradient 0.
+
+    Cost:
+        Memory on the reference backend: several times the logits.
+
+    Raises:
+        ShapeError, DtypeError, DeviceError, OptionError: tensors or options that do not fit, before any work.
+        TargetRangeError: class indices out of range; on CPU, outside `torch.compile` and `vmap`.
+
+    Source:
+        Goodfellow, Bengio, Courville, *Deep Learning*, section 6.2.2; label smoothing: https://arxiv.org/abs/1512.00567.
+
+    Differs from `torch.nn.functional.cross_entropy`: more options, integer targets of any dtype, float32 losses for
+    half inputs, 0·ln 0 = 0. From `nll_loss`: takes logits, not log-probabilities.
+
+    Example:
+        >>> import torch, xent
+        >>> logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+        >>> xent.cross_entropy(logits, torch.tensor([0, 2]))
+        tensor(0.8606)
+        >>> loss, rows = xent.cross_entropy(logits, torch.tensor([0, 2]), stats=True)
+        >>> rows.loss, rows.correct
+        (tensor([0.1698, 1.5514]), tensor([ True, False]))
+    """
+    terms = LossTerms(
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        weight=weight,
+        row_weight=row_weight,
+        z_loss=z_loss,
+        softcap=softcap,
+        logit_scale=logit_scale,
+        reduction=reduction,
+        normalizer=normalizer,
+    )
+    return loss_of_rows(rows_of(input, target, terms, dim, shift), stats)
+
+
+def loss_of_rows(problem: Rows, stats: bool) -> Tensor | tuple[Tensor, RowStats]:
+    """Run canonical rows on the backend of choice and reduce them."""
+    rows_file = column("cross_entropy", problem.logits)
+    if not stats:
+        loss, weight = rows_file.rows(problem)
+        return reduce_rows(loss, weight, problem.terms)
+    row_stats = rows_file.rows_with_stats(problem)
+    return reduce_rows(row_stats.loss, row_stats.weight, problem.terms), row_stats

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from xent.errors import ShapeError
+from xent.ops.choice import column
+from xent.problem import HALF, checked_dim
+
+
+def log_softmax(input: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
+    r"""Logarithm of the softmax along one dimension.
+
+    ::
+
+        result_c = x_c − logsumexp(x),   computed as (x_c − m) − ln Σ exp(x − m),   m = max x
+
+    Args:
+        input: any shape, any dtype that torch's function takes; never modified.
+        dim: the dimension that is normalised.
+        dtype: the dtype that the input is converted to first, and of the result.
+
+    Returns:
+        Log-probabilities in nats, the shape of `input`, in `dtype` or the dtype of `input`. Half inputs are computed
+        in float32 and rounded once.
+
+    Gradient:
+        g − softmax(x)·Σ g. Derivatives of any order and kind.
+
+    Edge cases:
+        −inf stays −inf, and gets gradient from the other entries only through p = 0. +inf or NaN anywhere, or −inf
+        everywhere, makes the slice NaN. One entry gives 0. A scalar counts as one entry.
+
+    Raises:
+        DimensionError: `input` has no such dimension.
+        DtypeError: input is not a tensor, or dim not an integer.
+
+    Source:
+        Blanchard, Higham, Higham, "Accurately computing the log-sum-exp and softmax functions", IMA J. Num. An. 2021.
+
+    Differs from `torch.nn.functional.log_softmax`: `dim` is required (torch guesses with a warning).
+
+    Example:
+        >>> import torch, xent
+        >>> xent.log_softmax(torch.tensor([1000.0, 999.0]), dim=0)
+        tensor([-0.3133, -1.3133])
+    """
+    x = input if dtype is None else input.to(dtype)
+    if x.ndim:
+        dim = checked_dim(dim, x)
+    if x.dtype in HALF:
+        return column("log_softmax", x).log_softmax(x.float(), dim).to(x.dtype)
+    return column("log_softmax", x).log_softmax(x, dim)
+
+
+def logsumexp(input: Tensor, dim: int | tuple[int, ...], keepdim: bool = False) -> Tensor:
+    r"""The log of the sum of exponentials along one or more dimensions.
+
+    ::
+
+        result = m + ln Σ exp(x − m),   m = max x
+
+    Args:
+        input: any shape, any dtype that torch's function takes (integers give the default floating dtype).
+        dim: the dimension or dimensions that are summed.
+        keepdim: keep them with size 1.
+
+    Returns:
+        The shape of `input` without `dim`. Half inputs are computed in float32 and rounded once.
+
+    Gradient:
+        softmax(x)·g. Derivatives of any order and kind.
+
+    Edge cases:
+        −inf everywhere, or nothing to sum, gives −inf; +inf gives +inf; NaN gives NaN.
+
+    Raises:
+        DimensionError: `input` has no such dimension.
+        ShapeError: a dimension is named twice.
+        DtypeError: input is not a tensor, or dim not an integer.
+
+    Source:
+        Blanchard, Higham, Higham, "Accurately computing the log-sum-exp and softmax functions", IMA J. Num. An. 2021.
+
+    Differs from `torch.logsumexp`: half inputs are accumulated in float32.
+
+    Example:
+        >>> import torch, xent
+        >>> xent.logsumexp(torch.tensor([[0.0, 0.0], [1e4, 0.0]]), dim=1)
+        tensor([6.9315e-01, 1.0000e+04])
+    """
+    dims = (dim,) if isinstance(dim, int) else tuple(dim)
+    if input.ndim:
+        dims = tuple(checked_dim(one, input) for one in dims)
+        if len(set(dims)) < len(dims):
+            raise ShapeError(f"dim={dim} for {input.ndim} dimensions", "each is summed once", "name each dim once")
+    if input.dtype in HALF:
+        return column("logsumexp", input).logsumexp(input.float(), dims, keepdim).to(input.dtype)
+    return column("logsumexp", input).logsumexp(input, dims, keepdim)

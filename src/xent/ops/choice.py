@@ -1,0 +1,156 @@
+"""Which backend runs a call, and in words why each other one does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from xent.errors import BackendError, DtypeError, OptionError
+
+BACKENDS = ("native", "triton", "reference")  # an automatic choice takes the first that can
+OPERATIONS = (
+    "cross_entropy",
+    "linear_cross_entropy",
+    "nll_loss",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "log_softmax",
+    "logsumexp",
+    "token_logprobs",
+)
+_FILE_OF = {"token_logprobs": "cross_entropy"}  # where the file has another name than the operation
+_COLUMNS: dict[str, ModuleType] = {
+    name: import_module(f"xent.backends.{name}") for name in BACKENDS if find_spec(f"xent.backends.{name}")
+}
+_requested: ContextVar[str] = ContextVar("xent_backend", default="auto")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The backend that runs an operation, and why each other one does not.
+
+    Attributes:
+        operation: name of the public function.
+        chosen: name of the backend.
+        rejected: backend → reason, in words, for every backend that would not run.
+        requested: what `xent.backend` asked for, "auto" if nothing.
+    """
+
+    operation: str
+    chosen: str
+    rejected: dict[str, str]
+    requested: str = "auto"
+
+    def __str__(self) -> str:
+        how = "automatic choice" if self.requested == "auto" else "asked for by name"
+        lines = [f"{self.operation}: {self.chosen} ({how})"]
+        lines += [f"  not {name}: {reason}" for name, reason in self.rejected.items()]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, object]:
+        """The same as plain values, for JSON."""
+        return {
+            "operation": self.operation,
+            "chosen": self.chosen,
+            "requested": self.requested,
+            "rejected": dict(self.rejected),
+        }
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Run the losses inside on the backend `name`, or raise; it never falls back in silence.
+
+    The request holds for this thread (and asyncio task) until the block ends; blocks nest.
+
+    Args:
+        name: "auto", "reference", "native" or "triton".
+
+    Raises:
+        OptionError: no backend has this name.
+        BackendError: this installation does not have the backend; or, at a call inside, the backend can't do it.
+
+    Example:
+        >>> import torch, xent
+        >>> with xent.backend("reference"):
+        ...     xent.cross_entropy(torch.zeros(1, 4), torch.tensor([2]))
+        tensor(1.3863)
+    """
+    if name != "auto" and name not in BACKENDS:
+        raise OptionError(
+            f"backend {name!r}", f"it is one of 'auto', {', '.join(map(repr, sorted(BACKENDS)))}", "pass one of these"
+        )
+    if name != "auto" and name not in _COLUMNS:
+        raise BackendError(
+            f"backend {name!r} is not here", _missing(name), "use 'auto', which says what it takes in xent.choices()"
+        )
+    token = _requested.set(name)
+    try:
+        yield
+    finally:
+        _requested.reset(token)
+
+
+def choices(input: Tensor | None = None, *tensors: Tensor, operation: str = "cross_entropy", **terms: object) -> Choice:
+    """Which backend would run `operation` on `input`, and why each other one would not.
+
+    Args:
+        input: the logits (for `linear_cross_entropy` the hidden states); an empty float32 tensor when left out.
+        *tensors: the other tensors of the call, accepted so that a call becomes a question by changing its name.
+        operation: name of a public loss function.
+        **terms: the options of the call, likewise.
+
+    Returns:
+        A `Choice`; print it, or read `.chosen` and `.rejected`.
+
+    Raises:
+        OptionError: `operation` is not the name of a loss.
+        BackendError: `xent.backend` asks for a backend that can't do this.
+
+    Example:
+        >>> import torch, xent
+        >>> xent.choices(torch.zeros(3, 5)).chosen
+        'reference'
+    """
+    del tensors, terms  # no backend of this version decides by them
+    if operation not in OPERATIONS:
+        raise OptionError(f"operation {operation!r}", f"it is one of {', '.join(OPERATIONS)}", "pass one of these")
+    if input is None:
+        input = torch.empty(0, 1)
+    elif not isinstance(input, Tensor):
+        raise DtypeError(f"input is a {type(input).__name__}", "it is a tensor", "pass the logits")
+    requested, chosen = _requested.get(), _name(operation, input)
+    preferred = f"{chosen} comes first" if requested == "auto" else f"{chosen} was asked for by name"
+    rejected = {name: _reason_against(name, operation, input) or preferred for name in BACKENDS if name != chosen}
+    return Choice(operation, chosen, rejected, requested)
+
+
+def column(operation: str, input: Tensor) -> ModuleType:
+    """The file of `operation` in the backend that runs it on `input`."""
+    return getattr(_COLUMNS[_name(operation, input)], _FILE_OF.get(operation, operation))
+
+
+def _name(operation: str, input: Tensor) -> str:
+    requested = _requested.get()
+    if requested == "auto":
+        return next(name for name in BACKENDS if _reason_against(name, operation, input) is None)
+    reason = _reason_against(requested, operation, input)
+    if reason is not None:
+        raise BackendError(f"backend {requested!r} was asked for {operation}", reason, "use xent.backend('auto')")
+    return requested
+
+
+def _reason_against(name: str, operation: str, input: Tensor) -> str | None:
+    return _COLUMNS[name].refusal(operation, input) if name in _COLUMNS else _missing(name)
+
+
+def _missing(name: str) -> str:
+    return f"this installation of xent has no {name} column"

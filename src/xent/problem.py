@@ -1,0 +1,269 @@
+"""From a user's tensors to canonical rows: strided views with the classes last, no copy of the logits.
+
+    logits (*rows, C)     target (*rows) int64, or (*rows, C) floating     row_weight (*rows) or None
+
+Every check of a user's tensors lives here and is made on shapes, dtypes and targets alone, before any work on logits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from xent.errors import DeviceError, DimensionError, DtypeError, OptionError, ShapeError, TargetRangeError
+from xent.terms import LossTerms
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The canonical form of one loss problem.
+
+    Attributes:
+        logits: (*rows, C), a view of the caller's tensor (log-probabilities for `nll_loss`).
+        target: (*rows) int64 class indices, or (*rows, C) probabilities in any floating dtype.
+        terms: the options, with `row_weight` expanded to (*rows).
+    """
+
+    logits: Tensor
+    target: Tensor
+    terms: LossTerms
+
+    @property
+    def is_hard(self) -> bool:
+        """Whether targets are class indices."""
+        return self.target.ndim < self.logits.ndim
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.logits.shape[-1]
+
+    @property
+    def stats_dtype(self) -> torch.dtype:
+        """float32 for half logits, their own dtype otherwise."""
+        return stats_dtype(self.logits.dtype)
+
+
+@dataclass(frozen=True)
+class LogitsLayout:
+    """What the checks need to know of logits, held or not: `linear_cross_entropy` never makes them whole."""
+
+    shape: tuple[int, ...]
+    class_dim: int
+    device: torch.device
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.shape[self.class_dim]
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape without the classes."""
+        return self.shape[: self.class_dim] + self.shape[self.class_dim + 1 :]
+
+
+def stats_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of losses and statistics for logits of `dtype`."""
+    return torch.float32 if dtype in HALF else dtype
+
+
+def rows_of(input: Tensor, target: Tensor, terms: LossTerms, dim: int | None = None, shift: int = 0) -> Rows:
+    """Canonical rows of logits `input` whose classes are in `dim` (torch's rule when None)."""
+    check_floating("input", input)
+    layout = LogitsLayout(tuple(input.shape), class_dim(input, dim), input.device)
+    target, terms = canonical_target(layout, target, terms, shift)
+    return Rows(drop_last(input.movedim(layout.class_dim, -1), shift, dim=-2), target, terms)
+
+
+def class_dim(input: Tensor, dim: int | None) -> int:
+    """The dimension of the classes: `dim`, or torch's rule (dim 1, or dim 0 for one unbatched row)."""
+    if input.ndim == 0:
+        raise ShapeError("input is a scalar", "it needs a dimension of classes", "pass shape (C,) or (N, C)")
+    if dim is None:
+        return 0 if input.ndim == 1 else 1
+    return checked_dim(dim, input)
+
+
+def checked_dim(dim: object, input: Tensor) -> int:
+    """`dim` as a non-negative index into the dimensions of `input`."""
+    if isinstance(dim, bool) or not isinstance(dim, int):
+        raise DtypeError(f"dim is a {type(dim).__name__}", "it is an integer", "pass int(dim)")
+    if not -input.ndim <= dim < input.ndim:
+        raise DimensionError(
+            f"dim={dim} for input of shape {tuple(input.shape)}",
+            f"it must lie in [{-input.ndim}, {input.ndim - 1}]",
+            "pass the dimension that holds the classes",
+        )
+    return dim % input.ndim
+
+
+def canonical_target(layout: LogitsLayout, target: Tensor, terms: LossTerms, shift: int) -> tuple[Tensor, LossTerms]:
+    """Check target and weights against the layout of the logits; classes last, shifted, int64."""
+    check_device("target", target, layout.device)
+    _check_class_weight(terms.weight, layout)
+    if layout.num_classes == 0:
+        raise ShapeError(f"logits of shape {layout.shape} have 0 classes", "a loss needs at least one", "pass logits")
+    _check_shift(shift, layout)
+    if tuple(target.shape) == layout.shape:
+        target = drop_first(_probability_target(layout, target, terms), shift, dim=-2)
+    else:
+        target = drop_first(_index_target(layout, target, terms), shift, dim=-1)
+        check_target_range(target, layout.num_classes, terms.ignore_index)
+    return target, _with_row_weight(terms, layout, shift)
+
+
+def _index_target(layout: LogitsLayout, target: Tensor, terms: LossTerms) -> Tensor:
+    if tuple(target.shape) != layout.row_shape:
+        raise _target_shape_error(layout, target)
+    if target.dtype == torch.bool or target.is_floating_point() or target.is_complex():
+        raise DtypeError(
+            f"target of shape {tuple(target.shape)} has dtype {target.dtype}",
+            "class indices are integers",
+            f"pass target.long(), or probabilities of the logits' shape {layout.shape}",
+        )
+    return target.long()  # a narrow dtype cannot hold ignore_index=-100: 156 must not become it
+
+
+def _probability_target(layout: LogitsLayout, target: Tensor, terms: LossTerms) -> Tensor:
+    if not target.is_floating_point():
+        raise DtypeError(
+            f"target has the logits' shape {layout.shape} and dtype {target.dtype}",
+            "a target of that shape holds class probabilities, which are floating point",
+            f"pass target.float(), or target.argmax({layout.class_dim}) if it is one-hot",
+        )
+    if terms.ignore_index >= 0:
+        raise OptionError(
+            f"ignore_index={terms.ignore_index} with class probabilities",
+            "only class indices can be ignored",
+            "leave it out, and pass row_weight=0 for the rows to leave out",
+        )
+    return target.movedim(layout.class_dim, -1)
+
+
+def _target_shape_error(layout: LogitsLayout, target: Tensor) -> ShapeError:
+    shape, rows = layout.shape, layout.row_shape
+    got = f"target has shape {tuple(target.shape)} but logits of shape {shape} have classes in dim {layout.class_dim}"
+    need = f"class indices need shape {rows}, probabilities {shape}"
+    if len(shape) > 2 and tuple(target.shape) == shape[:-1]:
+        do = f"pass input.movedim(-1, {layout.class_dim}), or dim=-1"
+    elif target.numel() == _product(rows) and target.ndim == len(rows) + 1 and target.shape[-1] == 1:
+        do = "pass target.squeeze(-1)"
+    elif target.numel() == _product(rows):
+        do = f"pass target.reshape({rows}) if its order is that of the rows"
+    else:
+        do = "pass one target for each row"
+    return ShapeError(got, need, do)
+
+
+def check_target_range(target: Tensor, num_classes: int, ignore_index: int) -> None:
+    """Raise for class indices outside [0, C) that are not `ignore_index`, where values can be read without a wait."""
+    if not values_are_readable(target) or target.numel() == 0:
+        return
+    low, high = (int(bound) for bound in torch.aminmax(target))
+    if low >= 0 and high < num_classes:
+        return
+    outside = ((target < 0) | (target >= num_classes)) & (target != ignore_index)
+    count = int(outside.sum())
+    if count == 0:
+        return
+    where = outside.nonzero()[0].tolist()
+    worst = target[outside]
+    values = f"{int(worst.min())} to {int(worst.max())}" if count > 1 else f"{int(worst[0])}"
+    hint = "classes count from 0: pass target - 1" if low >= 1 and high == num_classes else "mend the labels"
+    raise TargetRangeError(
+        f"{count} of {target.numel()} targets are out of bounds ({values}; the first at row {where})",
+        f"with C={num_classes} classes a target lies in [0, {num_classes - 1}] or is ignore_index={ignore_index}",
+        hint,
+    )
+
+
+def values_are_readable(tensor: Tensor) -> bool:
+    """Whether reading a value is possible and free: not on a device, not while tracing, not inside vmap."""
+    return (
+        not torch.compiler.is_compiling()
+        and tensor.device.type == "cpu"
+        and type(tensor) in (Tensor, torch.nn.Parameter)
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # pyright: ignore[reportAttributeAccessIssue]
+    )
+
+
+def _check_class_weight(weight: Tensor | None, layout: LogitsLayout) -> None:
+    if weight is None:
+        return
+    check_device("weight", weight, layout.device)
+    if tuple(weight.shape) != (layout.num_classes,):
+        raise ShapeError(
+            f"weight has shape {tuple(weight.shape)}",
+            f"class weights need shape ({layout.num_classes},), one for each class in dim {layout.class_dim} of the "
+            f"logits {layout.shape}",
+            "pass one weight for each class (row_weight= weighs rows)",
+        )
+
+
+def _with_row_weight(terms: LossTerms, layout: LogitsLayout, shift: int) -> LossTerms:
+    if terms.row_weight is None:
+        return terms
+    check_device("row_weight", terms.row_weight, layout.device)
+    try:
+        expanded = terms.row_weight.expand(layout.row_shape)
+    except RuntimeError as error:
+        raise ShapeError(
+            f"row_weight has shape {tuple(terms.row_weight.shape)}",
+            f"it must broadcast to the rows {layout.row_shape}",
+            "pass one weight for each row",
+        ) from error
+    return replace(terms, row_weight=drop_first(expanded, shift, dim=-1))
+
+
+def _check_shift(shift: object, layout: LogitsLayout) -> None:
+    if isinstance(shift, bool) or not isinstance(shift, int):
+        raise DtypeError(f"shift is a {type(shift).__name__}", "it is an integer", "pass int(shift)")
+    if shift < 0:
+        raise OptionError(f"shift={shift}", "it counts positions ahead, 0 or more", "pass shift=1 for the next token")
+    if shift and not layout.row_shape:
+        raise ShapeError(f"shift={shift} for one unbatched row", "a shift needs a sequence of rows", "pass shift=0")
+
+
+def check_floating(name: str, tensor: object) -> None:
+    """Raise unless `tensor` is a floating point tensor."""
+    if not isinstance(tensor, Tensor):
+        raise DtypeError(f"{name} is a {type(tensor).__name__}", "it is a tensor", f"pass torch.tensor({name})")
+    if not tensor.is_floating_point():
+        raise DtypeError(f"{name} has dtype {tensor.dtype}", "it is floating point", f"pass {name}.float()")
+
+
+def check_device(name: str, tensor: object, device: torch.device) -> None:
+    """Raise unless `tensor` is a tensor on `device`."""
+    if not isinstance(tensor, Tensor):
+        raise DtypeError(f"{name} is a {type(tensor).__name__}", "it is a tensor", f"pass torch.tensor({name})")
+    if tensor.device != device:
+        raise DeviceError(
+            f"{name} is on {tensor.device} and input on {device}",
+            "the tensors of a loss live on one device",
+            f"pass {name}.to(input.device)",
+        )
+
+
+def drop_first(tensor: Tensor, count: int, dim: int) -> Tensor:
+    """A view without the first `count` positions of `dim`: the targets of a shifted sequence."""
+    if count == 0:
+        return tensor
+    start = min(count, tensor.shape[dim])
+    return tensor.narrow(dim, start, tensor.shape[dim] - start)
+
+
+def drop_last(tensor: Tensor, count: int, dim: int) -> Tensor:
+    """A view without the last `count` positions of `dim`: the inputs of a shifted sequence."""
+    return tensor if count == 0 else tensor.narrow(dim, 0, max(tensor.shape[dim] - count, 0))
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    product = 1
+    for size in shape:
+        product *= size
+    return product

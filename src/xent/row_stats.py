@@ -1,0 +1,32 @@
+"""`RowStats`: what a loss knows about each of its rows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class RowStats(NamedTuple):
+    """Per-row values of a loss, each of the shape of the rows (the shape of hard targets).
+
+    Statistics are float32 for half inputs and in the input's dtype otherwise. An ignored row has loss, lse, entropy,
+    z_loss and weight 0, prediction −1 and correct False, so that sums over rows are sums over the counted rows.
+
+    Attributes:
+        loss: the row's loss, all weights and the z-term included, in nats; their sum over `weight.sum()` is the mean.
+        lse: logsumexp of the (scaled, capped) logits; differentiable.
+        entropy: entropy of the predicted distribution in nats; differentiable.
+        z_loss: the part of `loss` that is the z-term.
+        prediction: the most likely class, int64.
+        correct: prediction is the target (the most likely class of a probability target), bool.
+        weight: what the row adds to the mean's denominator.
+    """
+
+    loss: Tensor
+    lse: Tensor
+    entropy: Tensor
+    z_loss: Tensor
+    prediction: Tensor
+    correct: Tensor
+    weight: Tensor
