@@ -1,0 +1,394 @@
+// Python's door to the kernels: checks every array and forwards. No arithmetic.
+//
+// Arrays come by DLPack, on the CPU. Numbers per row are one-dimensional, in the order of the rows; logits, probabilities
+// and gradients are (*rows, C) with any strides. The interpreter's lock is released while a kernel runs.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <string>
+
+#include "cpu_choice.h"
+#include "huge_pages.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+using In = nb::ndarray<nb::ro, nb::device::cpu>;
+using Out = nb::ndarray<nb::device::cpu>;
+using OptionalIn = std::optional<In>;
+using xent::Dtype;
+using xent::RowArray;
+using xent::RowView;
+
+std::string shape_of(const auto& a) {
+  std::string text = "(";
+  for (size_t d = 0; d < a.ndim(); ++d) text += (d != 0 ? ", " : "") + std::to_string(a.shape(d));
+  return text + ")";
+}
+
+std::optional<Dtype> dtype_of(nb::dlpack::dtype t) {
+  const bool is_float = t.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Float) && t.lanes == 1;
+  const bool is_bfloat = t.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Bfloat) && t.lanes == 1;
+  if (is_float && t.bits == 32) return Dtype::f32;
+  if (is_float && t.bits == 64) return Dtype::f64;
+  if (is_float && t.bits == 16) return Dtype::f16;
+  if (is_bfloat && t.bits == 16) return Dtype::bf16;
+  return std::nullopt;
+}
+
+Dtype checked_dtype(const char* name, nb::dlpack::dtype t) {
+  if (const auto dtype = dtype_of(t)) return *dtype;
+  throw nb::type_error((std::string(name) + " must be float32, float64, bfloat16 or float16").c_str());
+}
+
+Dtype statistic(Dtype dtype) { return dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32; }
+
+// Outermost first; dims of size 1 vanish, dims that continue each other become one.
+void collapse_rows(const char* name, const auto& a, RowView& view) {
+  view.rows = 1;
+  for (size_t d = 0; d + 1 < a.ndim(); ++d) {
+    const int64_t size = static_cast<int64_t>(a.shape(d)), stride = a.stride(d);
+    view.rows *= size;
+    if (size == 1) continue;
+    const int last = view.row_dims - 1;
+    if (last >= 0 && view.row_stride[last] == size * stride) {
+      view.row_size[last] *= size;
+      view.row_stride[last] = stride;
+      continue;
+    }
+    if (view.row_dims == xent::max_row_dims)
+      throw nb::value_error((std::string(name) + " has too many row dimensions that do not collapse").c_str());
+    view.row_size[view.row_dims] = size;
+    view.row_stride[view.row_dims++] = stride;
+  }
+}
+
+RowView view_of(const char* name, const auto& a) {
+  if (a.ndim() == 0) throw nb::value_error((std::string(name) + " is a scalar; it needs classes last").c_str());
+  RowView view;
+  view.data = const_cast<void*>(static_cast<const void*>(a.data()));
+  view.dtype = checked_dtype(name, a.dtype());
+  view.classes = static_cast<int64_t>(a.shape(a.ndim() - 1));
+  view.class_stride = view.classes == 1 ? 1 : a.stride(a.ndim() - 1);
+  collapse_rows(name, a, view);
+  return view;
+}
+
+void check_same_shape(const char* name, const auto& a, const auto& like) {
+  bool same = a.ndim() == like.ndim();
+  for (size_t d = 0; same && d < a.ndim(); ++d) same = a.shape(d) == like.shape(d);
+  if (!same)
+    throw nb::value_error((std::string(name) + " has shape " + shape_of(a) + ", needs " + shape_of(like)).c_str());
+}
+
+RowView same_view_of(const char* name, const auto& a, const In& like) {
+  check_same_shape(name, a, In(like));
+  return view_of(name, a);
+}
+
+RowView output_view(const char* name, const Out& a, const In& like, Dtype dtype) {
+  const RowView view = same_view_of(name, In(a), like);
+  if (view.dtype != dtype) throw nb::type_error((std::string(name) + " has the wrong dtype").c_str());
+  for (size_t d = 0; d < a.ndim(); ++d)
+    if (a.shape(d) > 1 && a.stride(d) == 0)
+      throw nb::value_error((std::string(name) + " is expanded: two rows would be written to one place").c_str());
+  return view;
+}
+
+bool is_int64(nb::dlpack::dtype t) {
+  return t.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Int) && t.bits == 64 && t.lanes == 1;
+}
+
+void check_length(const std::string& name, const auto& a, int64_t n) {
+  if (a.ndim() != 1 || static_cast<int64_t>(a.shape(0)) != n)
+    throw nb::value_error((name + " has shape " + shape_of(a) + ", needs (" + std::to_string(n) + ",)").c_str());
+}
+
+RowArray array_of(const std::string& name, const auto& a, int64_t rows, Dtype dtype) {
+  check_length(name, a, rows);
+  if (dtype_of(a.dtype()) != dtype)
+    throw nb::type_error((name + " must be " + (dtype == Dtype::f64 ? "float64" : "float32")).c_str());
+  return {const_cast<void*>(static_cast<const void*>(a.data())), rows > 1 ? a.stride(0) : 0};
+}
+
+RowArray integers_of(const std::string& name, const auto& a, int64_t rows) {
+  check_length(name, a, rows);
+  if (!is_int64(a.dtype())) throw nb::type_error((name + " must be int64").c_str());
+  return {const_cast<void*>(static_cast<const void*>(a.data())), rows > 1 ? a.stride(0) : 0};
+}
+
+RowArray optional_array(const std::string& name, const OptionalIn& a, int64_t rows, Dtype dtype) {
+  return a ? array_of(name, *a, rows, dtype) : RowArray{};
+}
+
+int checked_threads(int threads) {
+  if (threads < 1 || threads > 4096) throw nb::value_error("threads must lie in [1, 4096]");
+  return threads;
+}
+
+// The arrays of one call; they stay referenced while a kernel runs without the interpreter's lock.
+struct Problem {
+  In logits;
+  OptionalIn target, probabilities, class_weight, row_weight;
+  xent::CrossEntropyProblem parts;
+
+  Problem(In logits_in, OptionalIn target_in, OptionalIn probabilities_in, OptionalIn class_weight_in,
+          OptionalIn row_weight_in)
+      : logits(std::move(logits_in)), target(std::move(target_in)), probabilities(std::move(probabilities_in)),
+        class_weight(std::move(class_weight_in)), row_weight(std::move(row_weight_in)) {
+    parts.logits = view_of("logits", logits);
+    if (parts.logits.classes == 0) throw nb::value_error("logits have no classes");
+    if (target.has_value() == probabilities.has_value())
+      throw nb::value_error("one of target and probabilities is needed, and not both");
+    const Dtype dtype = statistic(parts.logits.dtype);
+    if (target) parts.target = integers_of("target", *target, parts.logits.rows);
+    if (probabilities) parts.probabilities = same_view_of("probabilities", *probabilities, logits);
+    if (class_weight) {
+      check_length("class_weight", *class_weight, parts.logits.classes);
+      if (parts.logits.classes > 1 && class_weight->stride(0) != 1)
+        throw nb::value_error("class_weight must be contiguous");
+      parts.terms.class_weight = array_of("class_weight", *class_weight, parts.logits.classes, dtype).data;
+    }
+    parts.terms.row_weight = optional_array("row_weight", row_weight, parts.logits.rows, dtype);
+    parts.terms.class_weight_sum = static_cast<double>(parts.logits.classes);
+  }
+
+  void set_options(int64_t ignore_index, double label_smoothing, double z_loss, double softcap, double logit_scale,
+                   double class_weight_sum) {
+    parts.terms.ignore_index = ignore_index;
+    parts.terms.label_smoothing = label_smoothing;
+    parts.terms.z_loss = z_loss;
+    parts.terms.map = {logit_scale, softcap};
+    parts.terms.class_weight_sum = class_weight_sum;
+  }
+};
+
+struct NamedOutput {
+  const char* name;
+  RowArray xent::CrossEntropyRows::*place;
+};
+
+constexpr NamedOutput statistic_outputs[] = {
+    {"loss", &xent::CrossEntropyRows::loss},       {"lse", &xent::CrossEntropyRows::lse},
+    {"entropy", &xent::CrossEntropyRows::entropy}, {"z_loss", &xent::CrossEntropyRows::z_loss},
+    {"weight", &xent::CrossEntropyRows::weight},   {"mass", &xent::CrossEntropyRows::mass},
+};
+
+void place_output(const std::string& name, const Out& a, const RowView& logits, xent::CrossEntropyRows& rows) {
+  if (name == "exact_lse") {
+    rows.exact_lse = array_of(name, a, logits.rows, Dtype::f64);
+  } else if (name == "prediction") {
+    rows.prediction = integers_of(name, a, logits.rows);
+  } else {
+    for (const auto& known : statistic_outputs) {
+      if (name != known.name) continue;
+      rows.*known.place = array_of(name, a, logits.rows, statistic(logits.dtype));
+      return;
+    }
+    throw nb::value_error(("no such output: " + name).c_str());
+  }
+}
+
+using Kernel = decltype(xent::KernelTable::cross_entropy);
+
+int64_t run_rows(Kernel kernel, const Problem& problem, const nb::dict& outputs, int threads) {
+  xent::CrossEntropyRows rows;
+  std::vector<Out> held;
+  for (const auto& [name, value] : outputs) {
+    held.push_back(nb::cast<Out>(value));
+    if (held.back().ndim() == 1 && held.back().shape(0) > 1 && held.back().stride(0) == 0)
+      throw nb::value_error("an output is expanded: its rows would be written to one place");
+    place_output(nb::cast<std::string>(name), held.back(), problem.parts.logits, rows);
+  }
+  checked_threads(threads);
+  nb::gil_scoped_release unlocked;
+  return kernel(problem.parts, rows, threads);
+}
+
+struct Upstream {
+  OptionalIn loss, lse, entropy, saved_lse, saved_entropy, saved_mass;
+  Upstream(OptionalIn l, OptionalIn s, OptionalIn e, OptionalIn sl, OptionalIn se, OptionalIn sm)
+      : loss(std::move(l)), lse(std::move(s)), entropy(std::move(e)), saved_lse(std::move(sl)),
+        saved_entropy(std::move(se)), saved_mass(std::move(sm)) {}
+
+  xent::CrossEntropyUpstream parts(const RowView& logits) const {
+    const Dtype dtype = statistic(logits.dtype);
+    return {optional_array("loss", loss, logits.rows, dtype),
+            optional_array("lse", lse, logits.rows, dtype),
+            optional_array("entropy", entropy, logits.rows, dtype),
+            optional_array("saved_lse", saved_lse, logits.rows, Dtype::f64),
+            optional_array("saved_entropy", saved_entropy, logits.rows, dtype),
+            optional_array("saved_mass", saved_mass, logits.rows, dtype)};
+  }
+};
+
+void cross_entropy_gradient(const Problem& problem, const Upstream& upstream, const Out& gradient, bool streaming,
+                            int threads) {
+  const auto up = upstream.parts(problem.parts.logits);
+  const RowView view = output_view("gradient", gradient, problem.logits, problem.parts.logits.dtype);
+  if (up.saved_lse.data == nullptr && problem.parts.logits.rows > 0) throw nb::value_error("saved_lse is needed");
+  if (upstream.entropy && !upstream.saved_entropy) throw nb::value_error("saved_entropy is needed");
+  if (problem.probabilities && !upstream.saved_mass) throw nb::value_error("saved_mass is needed");
+  const auto kernel = xent::chosen_kernels().cross_entropy_gradient;
+  checked_threads(threads);
+  nb::gil_scoped_release unlocked;
+  kernel(problem.parts, up, view, streaming, threads);
+}
+
+void nll_loss_gradient(const Problem& problem, const Upstream& upstream, const Out& gradient, int threads) {
+  if (problem.probabilities) throw nb::value_error("nll_loss takes class indices");
+  if (!upstream.loss) throw nb::value_error("the gradient of the loss is needed");
+  const auto up = upstream.parts(problem.parts.logits);
+  const RowView view = output_view("gradient", gradient, problem.logits, problem.parts.logits.dtype);
+  const auto kernel = xent::chosen_kernels().nll_loss_gradient;
+  checked_threads(threads);
+  nb::gil_scoped_release unlocked;
+  kernel(problem.parts, up, view, threads);
+}
+
+void log_softmax(const In& input, const Out& output, int threads) {
+  xent::LogSoftmaxProblem p;
+  p.input = view_of("input", input);
+  p.output = output_view("output", output, input, p.input.dtype);
+  const auto kernel = xent::chosen_kernels().log_softmax;
+  checked_threads(threads);
+  nb::gil_scoped_release unlocked;
+  kernel(p, threads);
+}
+
+void log_softmax_gradient(const In& log_probabilities, const In& upstream, const Out& gradient, int threads) {
+  xent::LogSoftmaxProblem p;
+  p.log_probabilities = view_of("log_probabilities", log_probabilities);
+  p.upstream = same_view_of("upstream", upstream, log_probabilities);
+  p.output = output_view("gradient", gradient, log_probabilities, p.log_probabilities.dtype);
+  const auto kernel = xent::chosen_kernels().log_softmax_gradient;
+  checked_threads(threads);
+  nb::gil_scoped_release unlocked;
+  kernel(p, threads);
+}
+
+void logsumexp(const In& input, const Out& lse, const Out& exact_lse, int threads) {
+  const RowView view = view_of("input", input);
+  const RowArray out = array_of("lse", lse, view.rows, statistic(view.dtype));
+  const RowArray exact = array_of("exact_lse", exact_lse, view.rows, Dtype::f64);
+  const auto kernel = xent::chosen_kernels().logsumexp;
+  checked_threads(threads);
+  nb::gil_scoped_release unlocked;
+  kernel(view, out, exact, threads);
+}
+
+void logsumexp_gradient(const In& input, const In& exact_lse, const In& upstream, const Out& gradient, int threads) {
+  const RowView view = view_of("input", input);
+  const RowArray exact = array_of("exact_lse", exact_lse, view.rows, Dtype::f64);
+  const RowArray up = array_of("upstream", upstream, view.rows, statistic(view.dtype));
+  const RowView out = output_view("gradient", gradient, input, view.dtype);
+  const auto kernel = xent::chosen_kernels().logsumexp_gradient;
+  checked_threads(threads);
+  nb::gil_scoped_release unlocked;
+  kernel(view, exact, up, out, threads);
+}
+
+xent::BinaryCrossEntropyProblem binary_problem(const In& logits, const In& target, const OptionalIn& weight,
+                                               const OptionalIn& positive_weight) {
+  xent::BinaryCrossEntropyProblem p;
+  p.logits = view_of("logits", logits);
+  p.target = same_view_of("target", target, logits);
+  if (weight) p.weight = same_view_of("weight", *weight, logits);
+  if (positive_weight) p.positive_weight = same_view_of("positive_weight", *positive_weight, logits);
+  return p;
+}
+
+void binary_cross_entropy(const In& logits, const In& target, const OptionalIn& weight,
+                          const OptionalIn& positive_weight, const Out& loss, int threads) {
+  auto p = binary_problem(logits, target, weight, positive_weight);
+  p.loss = output_view("loss", loss, logits, p.logits.dtype);
+  const auto kernel = xent::chosen_kernels().binary_cross_entropy;
+  checked_threads(threads);
+  nb::gil_scoped_release unlocked;
+  kernel(p, threads);
+}
+
+void binary_cross_entropy_gradient(const In& logits, const In& target, const OptionalIn& weight,
+                                   const OptionalIn& positive_weight, const In& upstream, const Out& gradient,
+                                   int threads) {
+  auto p = binary_problem(logits, target, weight, positive_weight);
+  p.loss = same_view_of("upstream", upstream, logits);
+  p.gradient = output_view("gradient", gradient, logits, p.logits.dtype);
+  const auto kernel = xent::chosen_kernels().binary_cross_entropy_gradient;
+  checked_threads(threads);
+  nb::gil_scoped_release unlocked;
+  kernel(p, threads);
+}
+
+int function_number(const std::string& name) {
+  const char* names[] = {"exp", "tanh", "log1p"};
+  for (int i = 0; i < 3; ++i)
+    if (name == names[i]) return i;
+  throw nb::value_error("functions: exp, tanh, log1p");
+}
+
+void apply(const std::string& function, const In& x, const Out& y) {
+  check_same_shape("y", In(y), x);
+  const auto n = static_cast<int64_t>(x.size());
+  check_length("x", x, n);
+  if (n > 1 && (x.stride(0) != 1 || y.stride(0) != 1)) throw nb::value_error("x and y must be contiguous");
+  if (dtype_of(x.dtype()) != dtype_of(y.dtype())) throw nb::type_error("x and y need one dtype");
+  const int number = function_number(function);
+  const auto& kernels = xent::chosen_kernels();
+  if (dtype_of(x.dtype()) == Dtype::f32)
+    kernels.apply_f32(number, static_cast<const float*>(x.data()), static_cast<float*>(y.data()), n);
+  else if (dtype_of(x.dtype()) == Dtype::f64)
+    kernels.apply_f64(number, static_cast<const double*>(x.data()), static_cast<double*>(y.data()), n);
+  else
+    throw nb::type_error("x must be float32 or float64");
+}
+
+}  // namespace
+
+NB_MODULE(_kernels, m) {
+  using namespace nb::literals;
+  m.doc() = "Row kernels of xent for the CPU.";
+  m.def("isa", [] { return std::string(xent::chosen_kernels().isa); }, "The instruction set that runs.");
+  m.def("supported_isas", &xent::supported_isas, "The instruction sets of this machine and build, narrowest first.");
+  nb::class_<Problem>(m, "Problem", "Logits, targets and terms of one call, checked.")
+      .def(nb::init<In, OptionalIn, OptionalIn, OptionalIn, OptionalIn>(), "logits"_a, "target"_a.none(),
+           "probabilities"_a.none() = nb::none(), "class_weight"_a.none() = nb::none(),
+           "row_weight"_a.none() = nb::none())
+      .def("set_options", &Problem::set_options, "ignore_index"_a, "label_smoothing"_a, "z_loss"_a, "softcap"_a,
+           "logit_scale"_a, "class_weight_sum"_a);
+  nb::class_<Upstream>(m, "Upstream", "Gradients of the outputs, and what the forward pass saved.")
+      .def(nb::init<OptionalIn, OptionalIn, OptionalIn, OptionalIn, OptionalIn, OptionalIn>(),
+           "loss"_a.none() = nb::none(), "lse"_a.none() = nb::none(), "entropy"_a.none() = nb::none(),
+           "saved_lse"_a.none() = nb::none(), "saved_entropy"_a.none() = nb::none(),
+           "saved_mass"_a.none() = nb::none());
+  m.def("cross_entropy",
+        [](const Problem& p, const nb::dict& outputs, int threads) {
+          return run_rows(xent::chosen_kernels().cross_entropy, p, outputs, threads);
+        },
+        "problem"_a, "outputs"_a, "threads"_a, "Fill the outputs; the first row with a bad target, or -1.");
+  m.def("nll_loss",
+        [](const Problem& p, const nb::dict& outputs, int threads) {
+          if (p.probabilities) throw nb::value_error("nll_loss takes class indices");
+          return run_rows(xent::chosen_kernels().nll_loss, p, outputs, threads);
+        },
+        "problem"_a, "outputs"_a, "threads"_a);
+  m.def("cross_entropy_gradient", &cross_entropy_gradient, "problem"_a, "upstream"_a, "gradient"_a, "streaming"_a,
+        "threads"_a, "Write dL/dlogits into gradient, which may be the logits themselves.");
+  m.def("nll_loss_gradient", &nll_loss_gradient, "problem"_a, "upstream"_a, "gradient"_a, "threads"_a);
+  m.def("log_softmax", &log_softmax, "input"_a, "output"_a, "threads"_a);
+  m.def("log_softmax_gradient", &log_softmax_gradient, "log_probabilities"_a, "upstream"_a, "gradient"_a, "threads"_a);
+  m.def("logsumexp", &logsumexp, "input"_a, "lse"_a, "exact_lse"_a, "threads"_a);
+  m.def("logsumexp_gradient", &logsumexp_gradient, "input"_a, "exact_lse"_a, "upstream"_a, "gradient"_a, "threads"_a);
+  m.def("binary_cross_entropy", &binary_cross_entropy, "logits"_a, "target"_a, "weight"_a.none(),
+        "positive_weight"_a.none(), "loss"_a, "threads"_a);
+  m.def("binary_cross_entropy_gradient", &binary_cross_entropy_gradient, "logits"_a, "target"_a, "weight"_a.none(),
+        "positive_weight"_a.none(), "upstream"_a, "gradient"_a, "threads"_a);
+  m.def("advise_huge_pages",
+        [](const Out& a) { return xent::advise_huge_pages(a.data(), a.nbytes()); }, "buffer"_a,
+        "Ask for huge pages on the aligned inside of a fresh buffer; whether the system took the advice.");
+  m.def("apply", &apply, "function"_a, "x"_a, "y"_a, "One of the vector functions over an array, for tests.");
+}

@@ -1,0 +1,33 @@
+// All kernels of one instruction set; included once by each file in isa/, which names XENT_ISA and defines Lanes.
+#pragma once
+
+#include "../math/logarithm.h"
+#include "binary_cross_entropy.h"
+#include "cross_entropy.h"
+#include "cross_entropy_gradient.h"
+#include "log_softmax.h"
+#include "logsumexp.h"
+#include "nll_loss.h"
+
+#define XENT_QUOTED(name) #name
+#define XENT_NAME(name) XENT_QUOTED(name)
+
+namespace xent::XENT_ISA {
+
+template <class L>
+void apply(int function, const typename L::T* x, typename L::T* y, int64_t n) {
+  for (int64_t i = 0; i < n; i += L::width) {
+    const int left = static_cast<int>(smaller(n - i, L::width));
+    const auto v = L::load_part(x + i, left, 0);
+    L::store_part(y + i, function == 0 ? exp<L>(v) : function == 1 ? tanh<L>(v) : log1p_to_one<L>(v), left);
+  }
+}
+
+constexpr KernelTable table = {
+    XENT_NAME(XENT_ISA),      cross_entropy, cross_entropy_gradient, nll_loss,
+    nll_loss_gradient,        log_softmax,   log_softmax_gradient,   logsumexp,
+    logsumexp_gradient,       binary_cross_entropy, binary_cross_entropy_gradient,
+    apply<Lanes<float>>,      apply<Lanes<double>>,
+};
+
+}  // namespace xent::XENT_ISA

@@ -1,0 +1,32 @@
+#include "thread_rows.h"
+
+#include <algorithm>
+#include <atomic>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+namespace xent {
+
+void thread_rows(int64_t rows, int64_t rows_per_chunk, int threads, RowTask task, const void* context) {
+  const int64_t chunks = (rows + rows_per_chunk - 1) / rows_per_chunk;
+  std::atomic<int64_t> next{0};
+  auto work = [&] {
+    for (int64_t chunk = next++; chunk < chunks; chunk = next++) {
+      const int64_t first = chunk * rows_per_chunk;
+      task(context, first, std::min(first + rows_per_chunk, rows));
+    }
+  };
+  std::vector<std::thread> helpers;
+  const int64_t wanted = std::min<int64_t>(threads, chunks) - 1;
+  helpers.reserve(static_cast<size_t>(std::max<int64_t>(wanted, 0)));
+  try {
+    for (int64_t i = 0; i < wanted; ++i) helpers.emplace_back(work);
+  } catch (const std::system_error&) {
+    // No more threads from the system: the ones that started, and this one, share the same queue.
+  }
+  work();
+  for (auto& helper : helpers) helper.join();
+}
+
+}  // namespace xent

@@ -1,0 +1,13 @@
+// Rows over threads. Chunks have a fixed size, and a row's result depends on nothing but the row: any number of threads
+// gives the same bits. Threads live for one call: nothing spins against torch's pool and a fork has nothing to inherit.
+#pragma once
+
+#include <cstdint>
+
+namespace xent {
+
+using RowTask = void (*)(const void* context, int64_t first_row, int64_t last_row);
+
+void thread_rows(int64_t rows, int64_t rows_per_chunk, int threads, RowTask task, const void* context);
+
+}  // namespace xent
