@@ -11,7 +11,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import Parameter
 from torch.nn import _reduction as legacy
+from torch.overrides import handle_torch_function
 
 from xent.functional._binary_cross_entropy import binary_cross_entropy, binary_cross_entropy_with_logits
 from xent.functional._cross_entropy import cross_entropy
@@ -98,16 +100,28 @@ def _in_the_place_of(name: str) -> Callable[[Callable[..., Any]], Callable[..., 
     original = getattr(F, name)
 
     def wrap(stand_in: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
+        @functools.wraps(
+            original, assigned=("__name__", "__qualname__", "__doc__")
+        )  # as torch.*, dynamo keeps it whole
         def replacement(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            if torch.overrides.has_torch_function((input, *args, *kwargs.values())):
-                return original(input, *args, **kwargs)
+            subclassed = [value for value in (input, *args, *kwargs.values()) if _overrides_torch(value)]
+            if subclassed:
+                return handle_torch_function(original, subclassed, input, *args, **kwargs)
             loss = stand_in(input, *args, **kwargs)
             return loss.to(input.dtype) if isinstance(input, Tensor) and not _autocasts(input) else loss
 
         return replacement
 
     return wrap
+
+
+def _overrides_torch(value: object) -> bool:
+    """Whether the type of `value` has a say in torch's functions (DTensor, MaskedTensor, …); modes do not count."""
+    kind = type(value)
+    if kind in (Tensor, Parameter):
+        return False
+    disabled = torch._C._disabled_torch_function_impl  # what fake and functional tensors carry
+    return getattr(kind, "__torch_function__", disabled) is not disabled
 
 
 def _autocasts(input: Tensor) -> bool:

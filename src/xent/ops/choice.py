@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -30,7 +30,15 @@ _FILE_OF = {"token_logprobs": "cross_entropy"}  # where the file has another nam
 _COLUMNS: dict[str, ModuleType] = {
     name: import_module(f"xent.backends.{name}") for name in BACKENDS if find_spec(f"xent.backends.{name}")
 }
-_requested: ContextVar[str] = ContextVar("xent_backend", default="auto")
+
+
+class _Request(threading.local):
+    """What `backend` asks for in this thread; a plain attribute, so that torch.compile can guard on it."""
+
+    name = "auto"
+
+
+_request = _Request()
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ class Choice:
 def backend(name: str) -> Iterator[None]:
     """Run the losses inside on the backend `name`, or raise; it never falls back in silence.
 
-    The request holds for this thread (and asyncio task) until the block ends; blocks nest.
+    The request holds for this thread until the block ends; blocks nest.
 
     Args:
         name: "auto", "reference", "native" or "triton".
@@ -92,11 +100,11 @@ def backend(name: str) -> Iterator[None]:
         raise BackendError(
             f"backend {name!r} is not here", _missing(name), "use 'auto', which says what it takes in xent.choices()"
         )
-    token = _requested.set(name)
+    before, _request.name = _request.name, name
     try:
         yield
     finally:
-        _requested.reset(token)
+        _request.name = before
 
 
 def choices(input: Tensor | None = None, *tensors: Tensor, operation: str = "cross_entropy", **terms: object) -> Choice:
@@ -127,7 +135,7 @@ def choices(input: Tensor | None = None, *tensors: Tensor, operation: str = "cro
         input = torch.empty(0, 1)
     elif not isinstance(input, Tensor):
         raise DtypeError(f"input is a {type(input).__name__}", "it is a tensor", "pass the logits")
-    requested, chosen = _requested.get(), _name(operation, input)
+    requested, chosen = _request.name, _name(operation, input)
     preferred = f"{chosen} comes first" if requested == "auto" else f"{chosen} was asked for by name"
     rejected = {name: _reason_against(name, operation, input) or preferred for name in BACKENDS if name != chosen}
     return Choice(operation, chosen, rejected, requested)
@@ -139,7 +147,7 @@ def column(operation: str, input: Tensor) -> ModuleType:
 
 
 def _name(operation: str, input: Tensor) -> str:
-    requested = _requested.get()
+    requested = _request.name
     if requested == "auto":
         return next(name for name in BACKENDS if _reason_against(name, operation, input) is None)
     reason = _reason_against(requested, operation, input)

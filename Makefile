@@ -1,0 +1,62 @@
+# Every target sets up what it needs from a bare Python ≥ 3.11 and can be run again at any time.
+#
+#   make demo       train a real model on handwritten digits
+#   make test       the whole test suite (make test-fast leaves out the slow tests)
+#   make lint       format, lint, types, layers, spelling
+#   make docs       regenerate the measured tables in docs/
+#   make clean      remove the environment and caches (never runs/)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# torch comes from the constraint, first: a plain "torch" would pull several GB of CUDA libraries.
+PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip --disable-pip-version-check install --quiet
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: demo test test-fast lint format docs clean
+
+demo: $(VENV)/.demo
+	@echo "== xent train digits"
+	$(BIN)/xent train digits
+
+test: $(VENV)/.dev
+	@echo "== the whole test suite, slow tests included (about 6 minutes on 2 cores)"
+	$(PYTEST)
+
+test-fast: $(VENV)/.dev
+	$(PYTEST) -m "not slow"
+
+lint: $(VENV)/.dev
+	@echo "== format, lint, types, layers, spelling"
+	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/codespell src tests docs *.md
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m tests.conformance.counts > docs/conformance.md
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+
+$(VENV)/.torch: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "xent needs Python 3.11 or newer: make PYTHON=python3.11")'
+	@echo "== making $(VENV) and installing torch (about 200 MB)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) "$$(grep '^torch==' constraints.txt)"
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	@echo "== installing xent"
+	@$(PIP) --editable '.[digits]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo pyproject.toml
+	@echo "== installing the tools for development"
+	@$(PIP) --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,74 @@
+"""The entry point: runs a command, and says in one line what was wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+import xent
+from xent.cli import train
+from xent.errors import OptionError, XentError
+
+FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="xent",
+    help="Cross-entropy one can afford, see through and trust.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+# A command is one file: its `app` (or a function) is added here.
+app.add_typer(train.app, name="train")
+
+
+@app.callback(invoke_without_command=True, epilog="[dim]Example:[/dim]  xent train digits")
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Cross-entropy one can afford, see through and trust."""
+    if version:
+        typer.echo(f"xent {xent.__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(WRONG_USAGE)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status: 0, 1 (failed), 2 (wrong usage), 130 (Ctrl-C)."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]  (├ on an ASCII terminal)
+    try:
+        status = app(arguments, prog_name="xent", standalone_mode=False)
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except XentError as error:
+        return _complain(str(error), WRONG_USAGE if isinstance(error, OptionError) else FAILED)
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit; without a reader that would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _complain("nobody reads the output any more", FAILED)
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain("stopped; nothing was begun", INTERRUPTED)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # of Typer's parser, old (click's) or new (its own)
+            raise
+        return _complain(_usage_message(error), WRONG_USAGE)
+
+
+def _usage_message(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    message = error.format_message().rstrip(".")
+    return f"{message}; see {context.command_path} --help" if context else message
+
+
+def _complain(message: str, status: int) -> int:
+    typer.echo(f"xent: error: {' '.join(message.split())}" if status != INTERRUPTED else f"xent: {message}", err=True)
+    return status

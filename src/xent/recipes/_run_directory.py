@@ -1,0 +1,270 @@
+"""A run directory: what a recipe was asked, what it measured, what it learned, and where it can go on.
+
+    config.json          options, versions, data; written once (and when a resume sets another number of epochs)
+    metrics.jsonl        one line per epoch, without clock times: two equal runs write equal bytes
+    model.safetensors    the weights after the last whole epoch
+    checkpoint           everything needed to go on; checkpoint.previous is the one before it
+
+A new run directory appears whole, by one rename. After that each epoch appends its line, then replaces the model, then
+the checkpoint: a stop anywhere leaves at worst a line and a model that the checkpoint does not cover yet, and opening
+the run again cuts the line off.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from xent.errors import OptionError, RunError
+from xent.recipes._checkpoint import Checkpoint, newest_checkpoint, sync_directory, write_atomically
+
+RUNS = Path("runs")
+CONFIG, METRICS, MODEL, CHECKPOINT, PREVIOUS = (
+    "config.json",
+    "metrics.jsonl",
+    "model.safetensors",
+    "checkpoint",
+    "checkpoint.previous",
+)
+
+
+class RunDirectory:
+    """One run on disk, locked for the process that writes it.
+
+    Attributes:
+        path: the directory, as the user named it.
+        config: the content of config.json.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], lock: int) -> None:
+        self.path, self.config, self._lock = path, config, lock
+
+    @property
+    def resume_command(self) -> str:
+        """The command that goes on with this run."""
+        return f"xent train {self.config['recipe']} --resume {self.path}"
+
+    @classmethod
+    def create(cls, path: Path | None, config: dict[str, Any], first: Checkpoint) -> RunDirectory:
+        """Make a new run directory: at `path`, or the first free runs/RECIPE-1, runs/RECIPE-2, ….
+
+        Raises:
+            OptionError: `path` exists and is no empty directory.
+            RunError: it can't be written.
+        """
+        refuse_existing(path)
+        place = path or next(_free_names(config["recipe"]))
+        with _saying(f"{place} can't be written", "nothing was left behind; free the place or pass another --out"):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if place.is_dir():
+                _write_beginning(place, config, first)
+                return cls(place, config, _locked(place))
+            return _appear(cls, place, config, first)
+
+    @classmethod
+    def open(cls, path: Path, recipe: str) -> RunDirectory:
+        """Open a run of `recipe` to go on with it.
+
+        Raises:
+            OptionError: `path` is no directory, no run of xent's, or a run of another recipe.
+            RunError: its config.json is damaged, or another process is writing the run.
+        """
+        config = _read_config(path)
+        if config["recipe"] != recipe:
+            raise OptionError(
+                f"{path} is a run of the recipe {config['recipe']}",
+                f"{recipe} goes on with its own runs only",
+                f"xent train {config['recipe']} --resume {path}",
+            )
+        with _saying(f"{path} can't be locked", "check its rights"):
+            return cls(path, config, _locked(path))
+
+    def newest_checkpoint(self) -> Checkpoint:
+        """The checkpoint to go on from; metrics.jsonl is cut to what it covers.
+
+        Raises:
+            RunError: the checkpoint or metrics.jsonl is missing or damaged.
+        """
+        checkpoint = newest_checkpoint(self.path / CHECKPOINT, self.path / PREVIOUS)
+        metrics = self.path / METRICS
+        with _saying(f"{metrics} can't be cut to epoch {checkpoint.epoch}", "check the file and its rights"):
+            self._check_metrics(metrics.read_bytes()[: checkpoint.metrics_bytes], checkpoint)
+            if metrics.stat().st_size > checkpoint.metrics_bytes:
+                os.truncate(metrics, checkpoint.metrics_bytes)
+        return checkpoint
+
+    def last_metrics(self) -> dict[str, Any]:
+        """The last line of metrics.jsonl."""
+        return json.loads((self.path / METRICS).read_bytes().splitlines()[-1])
+
+    def append_metrics(self, record: dict[str, Any]) -> int:
+        """Append one line to metrics.jsonl, whole or not at all; return the file's new length.
+
+        Raises:
+            RunError: it can't be written.
+        """
+        metrics = self.path / METRICS
+        with self._saying_how_to_resume(METRICS), metrics.open("ab") as file:
+            before = file.tell()
+            try:
+                file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                os.truncate(metrics, before)
+                raise
+            return file.tell()
+
+    def save(self, checkpoint: Checkpoint, model: dict[str, Tensor]) -> None:
+        """Replace model.safetensors and the checkpoint; the checkpoint so far becomes checkpoint.previous.
+
+        Raises:
+            RunError: one can't be written; the earlier checkpoint is intact.
+        """
+        self.save_model(model)
+        with self._saying_how_to_resume(CHECKPOINT):
+            write_atomically(self.path / CHECKPOINT, checkpoint.to_bytes(), keep_as=self.path / PREVIOUS)
+
+    def save_model(self, model: dict[str, Tensor]) -> None:
+        """Replace model.safetensors.
+
+        Raises:
+            RunError: it can't be written.
+        """
+        with self._saying_how_to_resume(MODEL):
+            write_atomically(self.path / MODEL, safetensors.torch.save(model))
+
+    def save_config(self, config: dict[str, Any]) -> None:
+        """Replace config.json.
+
+        Raises:
+            RunError: it can't be written.
+        """
+        with self._saying_how_to_resume(CONFIG):
+            write_atomically(self.path / CONFIG, _as_json(config))
+        self.config = config
+
+    def close(self) -> None:
+        """Let other processes write the run."""
+        os.close(self._lock)
+
+    def _check_metrics(self, covered: bytes, checkpoint: Checkpoint) -> None:
+        try:
+            epochs = [json.loads(line)["epoch"] for line in covered.splitlines()]
+        except (ValueError, KeyError, TypeError):
+            epochs = None
+        if len(covered) != checkpoint.metrics_bytes or epochs != list(range(1, checkpoint.epoch + 1)):
+            raise RunError(
+                f"{self.path / METRICS} is damaged",
+                f"it must hold the lines of epochs 1 to {checkpoint.epoch} as they were written",
+                "restore it, or start a new run",
+            )
+
+    @contextmanager
+    def _saying_how_to_resume(self, name: str) -> Iterator[None]:
+        with _saying(f"{self.path / name} can't be written", f"free the place, then {self.resume_command}"):
+            yield
+
+
+def refuse_existing(path: Path | None) -> None:
+    """Refuse a place for a new run where something is already.
+
+    Raises:
+        OptionError: `path` exists and is no empty directory.
+        RunError: it can't be read.
+    """
+    if path is None or not path.exists():
+        return
+    with _saying(f"{path} can't be read", "check its rights or pass another --out"):
+        if path.is_dir() and not any(path.iterdir()):
+            return
+    raise OptionError(
+        f"{path} already exists" + (" and is not empty" if path.is_dir() else ""),
+        "a run never overwrites another",
+        f"pass another --out, or go on with --resume {path}" if (path / CONFIG).exists() else "pass another --out",
+    )
+
+
+def _free_names(recipe: str) -> Iterator[Path]:
+    return (place for number in count(1) if not (place := RUNS / f"{recipe}-{number}").exists())
+
+
+def _appear(cls: type[RunDirectory], place: Path, config: dict[str, Any], first: Checkpoint) -> RunDirectory:
+    staging = place.parent / f".{place.name}.{os.getpid()}.tmp"
+    staging.mkdir()
+    try:
+        _write_beginning(staging, config, first)
+        lock = _locked(staging)  # holds the directory itself, whatever its name
+        staging.rename(place)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    sync_directory(place.parent)
+    return cls(place, config, lock)
+
+
+def _write_beginning(place: Path, config: dict[str, Any], first: Checkpoint) -> None:
+    try:
+        write_atomically(place / CHECKPOINT, first.to_bytes())
+        write_atomically(place / METRICS, b"")
+        write_atomically(place / CONFIG, _as_json(config))  # last: its presence makes the directory a run
+    except BaseException:
+        for name in (CHECKPOINT, METRICS, CONFIG):
+            (place / name).unlink(missing_ok=True)
+        raise
+
+
+def _locked(place: Path) -> int:
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when the process ends
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise RunError(
+            f"{place} is in use by another process", "one process at a time writes a run", "wait for it, or stop it"
+        ) from error
+    return descriptor
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_dir() or not (path / CONFIG).exists():
+        lack = f"holds no {CONFIG}" if path.is_dir() else "is no directory" if path.exists() else "does not exist"
+        raise OptionError(f"resume is {path}, which {lack}", "it must be a run directory of xent's", "see ls runs")
+    with _saying(f"{path / CONFIG} can't be read", "check its rights"):
+        content = (path / CONFIG).read_bytes()
+    try:
+        config = json.loads(content)
+    except ValueError as error:
+        raise RunError(
+            f"{path / CONFIG} is damaged ({error})",
+            "it must be JSON as it was written",
+            "restore it, or start a new run",
+        ) from error
+    if not isinstance(config, dict) or not {"xent_run", "recipe", "options", "data"} <= config.keys():
+        raise OptionError(
+            f"{path / CONFIG} was not written by xent train", "only its runs can be resumed", "see ls runs"
+        )
+    return config
+
+
+def _as_json(config: dict[str, Any]) -> bytes:
+    return json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+@contextmanager
+def _saying(got: str, do: str) -> Iterator[None]:
+    """Turn the system's refusals into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{got} ({error.strerror or error})", "a run needs its files", do) from error

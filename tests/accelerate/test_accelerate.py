@@ -1,0 +1,177 @@
+"""xent.accelerate: torch's own functions and modules run on xent, and come back."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import xent
+from xent.functional import _accelerate
+
+NAMES = (
+    "cross_entropy",
+    "linear_cross_entropy",
+    "nll_loss",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+)
+TORCHS = {name: getattr(F, name) for name in NAMES}
+LOGITS, TARGET = torch.randn(6, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, 4, -100])
+BINARY = torch.rand(6, 5, generator=torch.Generator().manual_seed(1))
+
+
+def is_torchs() -> bool:
+    return all(getattr(F, name) is TORCHS[name] for name in NAMES)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of xent's functions that run inside, in order."""
+    seen: list[str] = []
+    for name in NAMES:
+        original = getattr(_accelerate, name)
+
+        def spy(*args: Any, name: str = name, original: Any = original, **options: Any) -> Any:
+            seen.append(name)
+            return original(*args, **options)
+
+        monkeypatch.setattr(_accelerate, name, spy)
+    return seen
+
+
+def test_functions_run_on_xent_inside_and_on_torch_outside(calls: list[str]) -> None:
+    expected = F.cross_entropy(LOGITS, TARGET)
+    with xent.accelerate():
+        torch.testing.assert_close(F.cross_entropy(LOGITS, TARGET), expected)
+        assert calls == ["cross_entropy"]
+    assert is_torchs()
+    F.cross_entropy(LOGITS, TARGET)
+    assert calls == ["cross_entropy"]
+
+
+@pytest.mark.parametrize(
+    ("module", "input", "target", "name"),
+    [
+        (torch.nn.CrossEntropyLoss(label_smoothing=0.1), LOGITS, TARGET, "cross_entropy"),
+        (torch.nn.NLLLoss(), LOGITS.log_softmax(1), TARGET, "nll_loss"),
+        (torch.nn.BCELoss(), BINARY, BINARY.round(), "binary_cross_entropy"),
+        (
+            torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor(2.0)),
+            LOGITS,
+            BINARY,
+            "binary_cross_entropy_with_logits",
+        ),
+        (torch.nn.LinearCrossEntropyLoss(5, 5, bias=True), LOGITS, TARGET, "linear_cross_entropy"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, torch.nn.Module) else "",
+)
+def test_modules_run_on_xent_with_the_same_loss_and_gradient(
+    module: torch.nn.Module, input: torch.Tensor, target: torch.Tensor, name: str, calls: list[str]
+) -> None:
+    leaves = [input.clone().requires_grad_() for _ in range(2)]
+    plain = module(leaves[0], target)
+    with xent.accelerate():
+        fast = module(leaves[1], target)
+    assert calls == [name]
+    torch.testing.assert_close(fast, plain)
+    (plain + fast).backward()
+    torch.testing.assert_close(leaves[1].grad, leaves[0].grad)
+
+
+def test_keyword_and_deprecated_arguments_mean_what_they_mean_to_torch() -> None:
+    with pytest.warns(UserWarning, match="deprecated"):
+        expected = F.cross_entropy(LOGITS, TARGET, size_average=False)
+    with xent.accelerate(), pytest.warns(UserWarning, match="deprecated"):
+        torch.testing.assert_close(F.cross_entropy(LOGITS, TARGET, size_average=False), expected)
+    with xent.accelerate():
+        torch.testing.assert_close(F.cross_entropy(input=LOGITS, target=TARGET, reduction="sum"), expected)
+        F.cross_entropy(LOGITS, TARGET, None, None, -100, None, "mean", 0.1)
+
+
+def test_the_dtype_stays_torchs() -> None:
+    half = LOGITS.bfloat16()
+    with xent.accelerate():
+        assert F.cross_entropy(half, TARGET).dtype == torch.bfloat16
+        with torch.autocast("cpu", torch.bfloat16):
+            assert F.cross_entropy(half, TARGET).dtype == torch.float32
+
+
+def test_errors_are_xents_and_of_torchs_class() -> None:
+    with pytest.raises(IndexError):
+        F.cross_entropy(LOGITS, TARGET + 200)
+    with xent.accelerate(), pytest.raises(IndexError, match="lies in \\[0, 4\\]"):
+        F.cross_entropy(LOGITS, TARGET + 200)
+
+
+def test_tensor_subclasses_and_chunk_options_are_left_to_torch(calls: list[str]) -> None:
+    class Traced(torch.Tensor):
+        pass
+
+    with xent.accelerate():
+        F.cross_entropy(LOGITS.as_subclass(Traced), TARGET)
+        F.linear_cross_entropy(LOGITS, torch.ones(5, 5), TARGET, options=torch.nn.LinearCrossEntropyOptions())
+    assert calls == []
+
+
+def test_a_default_device_does_not_switch_it_off(calls: list[str]) -> None:
+    with xent.accelerate(), torch.device("cpu"):
+        F.cross_entropy(LOGITS, TARGET)
+    assert calls == ["cross_entropy"]
+
+
+def test_handles_nest_and_end_in_any_order() -> None:
+    first, second = xent.accelerate(), xent.accelerate()
+    first.undo()
+    assert not is_torchs()
+    assert "active" in repr(second)
+    first.undo()  # a second time does nothing
+    assert not is_torchs()
+    second.undo()
+    assert is_torchs()
+    with pytest.raises(ZeroDivisionError), xent.accelerate():
+        raise ZeroDivisionError
+    assert is_torchs()
+
+
+def test_threads_may_come_and_go() -> None:
+    expected = F.cross_entropy(LOGITS, TARGET)
+    wrong: list[torch.Tensor] = []
+
+    def work() -> None:
+        for _ in range(50):
+            with xent.accelerate():
+                loss = F.cross_entropy(LOGITS, TARGET)
+            if not torch.allclose(loss, expected):
+                wrong.append(loss)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert is_torchs()
+
+
+def test_somebody_elses_patch_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def theirs(*args: object) -> None: ...
+
+    with xent.accelerate():
+        monkeypatch.setattr(F, "nll_loss", theirs)
+    assert F.nll_loss is theirs
+    monkeypatch.setattr(F, "nll_loss", TORCHS["nll_loss"])
+    assert is_torchs()
+
+
+@pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
+def test_compiled_code_keeps_one_graph(compiler: str) -> None:
+    torch._dynamo.reset()
+    module = torch.nn.CrossEntropyLoss()
+    compiled = torch.compile(lambda x: module(x, TARGET), fullgraph=True, backend=compiler)
+    plain = compiled(LOGITS)
+    with xent.accelerate():
+        torch.testing.assert_close(compiled(LOGITS), plain)
