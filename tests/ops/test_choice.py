@@ -75,7 +75,7 @@ def test_a_refusing_backend_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
 
     class Column:
         @staticmethod
-        def refusal(operation: str, input: torch.Tensor) -> str | None:
+        def refusal(operation: str, input: torch.Tensor, *others: torch.Tensor | None) -> str | None:
             return f"no {operation} for {input.dtype}"
 
     monkeypatch.setitem(_COLUMNS, "native", Column)

@@ -62,7 +62,7 @@ def binary_cross_entropy(
     x, t, w, _ = _elements(input, target, weight, None)
     _check_probabilities("input", x, "pass torch.sigmoid(logits), or the logits to binary_cross_entropy_with_logits")
     _check_probabilities("target", t, "pass probabilities; class indices belong to xent.cross_entropy")
-    loss = column("binary_cross_entropy", input).elements(x, t, w)
+    loss = column("binary_cross_entropy", input, t, w).elements(x, t, w)
     return reduce_rows(loss, torch.ones_like(loss), terms)
 
 
@@ -116,7 +116,7 @@ def binary_cross_entropy_with_logits(
     """
     terms = LossTerms(reduction=reduction, normalizer=normalizer)
     x, t, w, positives = _elements(input, target, weight, pos_weight)
-    loss = column("binary_cross_entropy_with_logits", input).elements(x, t, w, positives)
+    loss = column("binary_cross_entropy_with_logits", input, t, w, positives).elements(x, t, w, positives)
     return reduce_rows(loss, torch.ones_like(loss), terms)
 
 

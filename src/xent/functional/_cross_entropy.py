@@ -124,9 +124,10 @@ def cross_entropy(
 
 def loss_of_rows(problem: Rows, stats: bool) -> Tensor | tuple[Tensor, RowStats]:
     """Run canonical rows on the backend of choice and reduce them."""
-    rows_file = column("cross_entropy", problem.logits)
+    terms = problem.terms
+    rows_file = column("cross_entropy", problem.logits, problem.target, terms.weight, terms.row_weight)
     if not stats:
         loss, weight = rows_file.rows(problem)
-        return reduce_rows(loss, weight, problem.terms)
+        return reduce_rows(loss, weight, terms)
     row_stats = rows_file.rows_with_stats(problem)
-    return reduce_rows(row_stats.loss, row_stats.weight, problem.terms), row_stats
+    return reduce_rows(row_stats.loss, row_stats.weight, terms), row_stats

@@ -79,5 +79,5 @@ def nll_loss(
             "nll_loss takes class indices",
             "pass target.argmax(1), or logits and probabilities to xent.cross_entropy",
         )
-    loss, row_totals = column("nll_loss", input).rows(problem)
+    loss, row_totals = column("nll_loss", input, problem.target, weight, row_weight).rows(problem)
     return reduce_rows(loss, row_totals, terms)

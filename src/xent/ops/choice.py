@@ -27,8 +27,11 @@ OPERATIONS = (
     "token_logprobs",
 )
 _FILE_OF = {"token_logprobs": "cross_entropy"}  # where the file has another name than the operation
+_HOME_OF = {"native": "xent.ops.native"}  # the kernels of this column know nothing of autograd; that file adds it
 _COLUMNS: dict[str, ModuleType] = {
-    name: import_module(f"xent.backends.{name}") for name in BACKENDS if find_spec(f"xent.backends.{name}")
+    name: import_module(_HOME_OF.get(name, f"xent.backends.{name}"))
+    for name in BACKENDS
+    if find_spec(f"xent.backends.{name}")
 }
 
 
@@ -128,36 +131,38 @@ def choices(input: Tensor | None = None, *tensors: Tensor, operation: str = "cro
         >>> xent.choices(torch.zeros(3, 5)).chosen
         'reference'
     """
-    del tensors, terms  # no backend of this version decides by them
     if operation not in OPERATIONS:
         raise OptionError(f"operation {operation!r}", f"it is one of {', '.join(OPERATIONS)}", "pass one of these")
     if input is None:
         input = torch.empty(0, 1)
     elif not isinstance(input, Tensor):
         raise DtypeError(f"input is a {type(input).__name__}", "it is a tensor", "pass the logits")
-    requested, chosen = _request.name, _name(operation, input)
+    others = tuple(other for other in (*tensors, *terms.values()) if isinstance(other, Tensor))
+    requested, chosen = _request.name, _name(operation, input, *others)
     preferred = f"{chosen} comes first" if requested == "auto" else f"{chosen} was asked for by name"
-    rejected = {name: _reason_against(name, operation, input) or preferred for name in BACKENDS if name != chosen}
+    rejected = {
+        name: _reason_against(name, operation, input, *others) or preferred for name in BACKENDS if name != chosen
+    }
     return Choice(operation, chosen, rejected, requested)
 
 
-def column(operation: str, input: Tensor) -> ModuleType:
-    """The file of `operation` in the backend that runs it on `input`."""
-    return getattr(_COLUMNS[_name(operation, input)], _FILE_OF.get(operation, operation))
+def column(operation: str, input: Tensor, *others: Tensor | None) -> ModuleType:
+    """The file of `operation` in the backend that runs it on `input` and the other tensors of the call."""
+    return getattr(_COLUMNS[_name(operation, input, *others)], _FILE_OF.get(operation, operation))
 
 
-def _name(operation: str, input: Tensor) -> str:
+def _name(operation: str, input: Tensor, *others: Tensor | None) -> str:
     requested = _request.name
     if requested == "auto":
-        return next(name for name in BACKENDS if _reason_against(name, operation, input) is None)
-    reason = _reason_against(requested, operation, input)
+        return next(name for name in BACKENDS if _reason_against(name, operation, input, *others) is None)
+    reason = _reason_against(requested, operation, input, *others)
     if reason is not None:
         raise BackendError(f"backend {requested!r} was asked for {operation}", reason, "use xent.backend('auto')")
     return requested
 
 
-def _reason_against(name: str, operation: str, input: Tensor) -> str | None:
-    return _COLUMNS[name].refusal(operation, input) if name in _COLUMNS else _missing(name)
+def _reason_against(name: str, operation: str, input: Tensor, *others: Tensor | None) -> str | None:
+    return _COLUMNS[name].refusal(operation, input, *others) if name in _COLUMNS else _missing(name)
 
 
 def _missing(name: str) -> str:

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 
-def refusal(operation: str, input: Tensor) -> str | None:
-    """Why this column can't do `operation` on `input`; None: the reference does everything."""
-    del operation, input
+def refusal(operation: str, input: Tensor, *others: Tensor | None) -> str | None:
+    """Why this column can't do `operation` on these tensors; None: the reference does everything."""
+    del operation, input, others
     return None

@@ -1,0 +1,99 @@
+"""Cross-entropy of logits, row by row: native/losses/cross_entropy.h and cross_entropy_gradient.h."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xent.backends.native.machine import empty_gradient, flat, streams
+from xent.problem import Rows
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """What the gradient needs beside the problem, each (N,)."""
+
+    exact_lse: Tensor
+    entropy: Tensor | None = None
+    mass: Tensor | None = None
+
+
+def forward(problem: Rows, with_stats: bool) -> dict[str, Tensor]:
+    """Values of every row, each (N,): loss, weight, exact_lse; with_stats: lse, entropy, prediction; soft: mass."""
+    from xent.backends.native import _kernels
+
+    count, dtype = problem.logits.shape[:-1].numel(), problem.stats_dtype
+    names = ["loss", "weight"]
+    if with_stats:
+        names += ["lse", "entropy"]
+    if not problem.is_hard:
+        names.append("mass")
+    values = {name: torch.empty(count, dtype=dtype) for name in names}
+    values["exact_lse"] = torch.empty(count, dtype=torch.float64)
+    if with_stats:
+        values["prediction"] = torch.empty(count, dtype=torch.int64)
+    bad_row = _kernels.cross_entropy(kernel_problem(problem), values, torch.get_num_threads())
+    check_targets(bad_row, problem)
+    return values
+
+
+def gradient(
+    problem: Rows, saved: Saved, loss: Tensor | None, lse: Tensor | None = None, entropy: Tensor | None = None
+) -> Tensor:
+    """dL/dlogits (*rows, C), from the gradients of the outputs, each (N,)."""
+    buffer = empty_gradient(problem.logits)
+    write_gradient(problem, saved, buffer, loss, lse, entropy, streaming=streams(buffer))
+    return buffer
+
+
+def write_gradient(
+    problem: Rows,
+    saved: Saved,
+    buffer: Tensor,
+    loss: Tensor | None,
+    lse: Tensor | None = None,
+    entropy: Tensor | None = None,
+    *,
+    streaming: bool = False,
+) -> None:
+    """The same into a buffer of the caller's, which may be the logits: a chunk that a matrix product reads next."""
+    from xent.backends.native import _kernels
+
+    upstream = _kernels.Upstream(loss, lse, entropy, saved.exact_lse, saved.entropy, saved.mass)
+    _kernels.cross_entropy_gradient(
+        kernel_problem(problem), upstream, buffer.detach(), streaming, torch.get_num_threads()
+    )
+
+
+def kernel_problem(problem: Rows) -> object:
+    """The problem as the binding takes it; it holds references to every array."""
+    from xent.backends.native import _kernels
+
+    terms, dtype = problem.terms, problem.stats_dtype
+    weight = None if terms.weight is None else terms.weight.detach().to(dtype).contiguous()
+    target = problem.target.detach()
+    made = _kernels.Problem(
+        problem.logits.detach(),
+        target.reshape(-1) if problem.is_hard else None,
+        None if problem.is_hard else target,
+        weight,
+        flat(terms.row_weight, dtype),
+    )
+    total = float(problem.num_classes)
+    if weight is not None and terms.label_smoothing:
+        total = float(weight.sum(dtype=torch.float64))
+    made.set_options(
+        terms.ignore_index, terms.label_smoothing, terms.z_loss, terms.softcap or 0.0, terms.logit_scale, total
+    )
+    return made
+
+
+def check_targets(bad_row: int, problem: Rows) -> None:
+    """The kernel's own check, for targets that changed since the caller's were looked at."""
+    if bad_row < 0:
+        return
+    from xent.problem import check_target_range
+
+    check_target_range(problem.target, problem.num_classes, problem.terms.ignore_index)

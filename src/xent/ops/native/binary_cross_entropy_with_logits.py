@@ -1,0 +1,33 @@
+"""Binary cross-entropy of logits on the kernels, differentiable."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xent.backends import reference
+from xent.backends.native import binary_cross_entropy_with_logits as kernel
+from xent.ops.native.again import kernels_may_run, reference_gradient
+
+
+def elements(input: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None) -> Tensor:
+    """Loss of every element, in the dtype of `input`."""
+    return _Elements.apply(input, target, weight, pos_weight)
+
+
+class _Elements(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, *others: Tensor | None) -> Tensor:
+        ctx.save_for_backward(input, *others)
+        return kernel.forward(input, *others)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        input, *others = ctx.saved_tensors
+        if kernels_may_run(*gradients):
+            return kernel.gradient(input, *others, gradients[0]), None, None, None
+        again = partial(reference.binary_cross_entropy_with_logits.elements, input, *others)
+        return reference_gradient(lambda: (again(),), input, gradients), None, None, None

@@ -1,0 +1,111 @@
+"""Cross-entropy on the kernels, differentiable."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xent.backends import reference
+from xent.backends.native import cross_entropy as kernel
+from xent.ops.native.again import kernels_may_run, reference_gradient
+from xent.problem import Rows
+from xent.row_stats import RowStats
+from xent.terms import LossTerms
+
+
+def rows(problem: Rows) -> tuple[Tensor, Tensor]:
+    """Loss and weight of every row, each (*rows)."""
+    loss, weight = _Rows.apply(*_tensors(problem), problem.terms)
+    shape = problem.logits.shape[:-1]
+    return loss.view(shape), weight.view(shape)
+
+
+def rows_with_stats(problem: Rows) -> RowStats:
+    """Loss, weight and statistics of every row."""
+    outputs = _RowsWithStats.apply(*_tensors(problem), problem.terms)
+    loss, lse, entropy, weight, prediction = (value.view(problem.logits.shape[:-1]) for value in outputs)
+    true_class = problem.target if problem.is_hard else problem.target.argmax(-1)
+    return RowStats(
+        loss=loss,
+        lse=lse,
+        entropy=entropy,
+        z_loss=problem.terms.z_loss * weight * lse.square(),
+        prediction=prediction,
+        correct=(prediction == true_class) & (prediction >= 0),  # an ignored row predicts −1
+        weight=weight,
+    )
+
+
+def _tensors(problem: Rows) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    return problem.logits, problem.target, problem.terms.weight, problem.terms.row_weight
+
+
+def _save(ctx: Any, problem: Rows, values: dict[str, Tensor]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.terms = replace(problem.terms, weight=None, row_weight=None)
+    ctx.save_for_backward(*_tensors(problem), values["exact_lse"], values.get("entropy"), values.get("mass"))
+
+
+def _problem_of(ctx: Any) -> tuple[Rows, kernel.Saved]:
+    logits, target, weight, row_weight, exact_lse, entropy, mass = ctx.saved_tensors
+    terms = replace(ctx.terms, weight=weight, row_weight=row_weight)
+    return Rows(logits, target, terms), kernel.Saved(exact_lse, entropy, mass)
+
+
+class _Rows(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, target: Tensor, weight: Tensor | None, row_weight: Tensor | None, terms: LossTerms
+    ) -> tuple[Tensor, Tensor]:
+        problem = Rows(logits, target, terms)
+        values = kernel.forward(problem, with_stats=False)
+        _save(ctx, problem, values)
+        ctx.mark_non_differentiable(values["weight"])
+        return values["loss"], values["weight"]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        g_loss = gradients[0]
+        if g_loss is None:
+            return (None,) * 5
+        problem, saved = _problem_of(ctx)
+        if kernels_may_run(g_loss):
+            return kernel.gradient(problem, saved, g_loss), None, None, None, None
+        loss = partial(_loss_again, problem)
+        return reference_gradient(loss, problem.logits, (g_loss,)), None, None, None, None
+
+
+class _RowsWithStats(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, target: Tensor, weight: Tensor | None, row_weight: Tensor | None, terms: LossTerms
+    ) -> tuple[Tensor, ...]:
+        problem = Rows(logits, target, terms)
+        values = kernel.forward(problem, with_stats=True)
+        _save(ctx, problem, values)
+        ctx.mark_non_differentiable(values["weight"], values["prediction"])
+        return tuple(values[name] for name in ("loss", "lse", "entropy", "weight", "prediction"))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        upstream = gradients[:3]
+        if all(g is None for g in upstream):
+            return (None,) * 5
+        problem, saved = _problem_of(ctx)
+        if kernels_may_run(*upstream):
+            return kernel.gradient(problem, saved, *upstream), None, None, None, None
+        stats = partial(_stats_again, problem)
+        return reference_gradient(stats, problem.logits, upstream), None, None, None, None
+
+
+def _loss_again(problem: Rows) -> tuple[Tensor]:
+    return (reference.cross_entropy.rows(problem)[0].flatten(),)
+
+
+def _stats_again(problem: Rows) -> tuple[Tensor, ...]:
+    stats = reference.cross_entropy.rows_with_stats(problem)
+    return stats.loss.flatten(), stats.lse.flatten(), stats.entropy.flatten()
