@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from xent.errors import DtypeError, ProbabilityError, ShapeError
-from xent.functional._reduction import reduce_rows
+from xent.reduction import reduce_rows
 from xent.ops.choice import column
 from xent.problem import check_device, check_floating, stats_dtype, values_are_readable
 from xent.terms import LossTerms

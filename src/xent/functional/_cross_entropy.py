@@ -4,7 +4,7 @@ from typing import Literal, Unpack, overload
 
 from torch import Tensor
 
-from xent.functional._reduction import reduce_rows
+from xent.reduction import reduce_rows
 from xent.ops.choice import column
 from xent.problem import Rows, rows_of
 from xent.row_stats import RowStats

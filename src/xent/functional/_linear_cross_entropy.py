@@ -1,23 +1,14 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Literal, Unpack, overload
 
-import torch
 from torch import Tensor
 
-from xent.errors import BackendError, DtypeError, OptionError, ShapeError
-from xent.functional._cross_entropy import loss_of_rows
+from xent.errors import DtypeError, OptionError
+from xent.head import Head, head_rows_of
 from xent.ops.choice import column
-from xent.problem import (
-    LogitsLayout,
-    Rows,
-    canonical_target,
-    check_device,
-    check_floating,
-    checked_dim,
-    drop_last,
-)
+from xent.reduction import reduce_rows
 from xent.row_stats import RowStats
 from xent.terms import LossOptions, LossTerms
 
@@ -88,8 +79,8 @@ def linear_cross_entropy(
         dim: dimension of the features in `input`, the last when None.
         shift: score position t against the target at t + shift of the last row dimension; the rows without a target
             cost no product.
-        max_memory: bound, in bytes, of the memory for logits. The reference backend holds the logits whole and raises
-            where they are larger.
+        max_memory: bound, in bytes, of the memory beyond inputs and gradients; the larger of 64 MiB and a tenth of
+            inputs and gradients when None. A backend that can't keep to it raises.
         stats: also return per-row statistics.
 
     Returns:
@@ -103,7 +94,8 @@ def linear_cross_entropy(
         As `cross_entropy`.
 
     Cost:
-        On the reference backend N·C logits and what `cross_entropy` makes of them.
+        On the native backend three products (four where memory is short) and no more than `max_memory`; on the
+        reference backend N·C logits and what `cross_entropy` makes of them. Ignored rows cost no product on native.
 
     Raises:
         ShapeError, DtypeError, DeviceError, OptionError, TargetRangeError: as `cross_entropy`, before any work.
@@ -132,95 +124,21 @@ def linear_cross_entropy(
         reduction=reduction,
         normalizer=normalizer,
     )
-    head = _head_of(input, linear_weight, linear_bias, -1 if dim is None else dim)
-    target, terms = canonical_target(head.layout, target, terms, shift)
-    logits = column("linear_cross_entropy", input).logits(*head.tensors(shift, max_memory))
-    if head.extra_shape:
-        logits = logits.unflatten(-1, (head.layout.num_classes, *head.extra_shape)).movedim(head.layout.class_dim, -1)
-    return loss_of_rows(Rows(logits, target, terms), stats)
+    head = Head(linear_weight, linear_bias)
+    problem = head_rows_of(input, head, target, terms, -1 if dim is None else dim, shift)
+    problem = replace(problem, max_memory=_checked_memory(max_memory))
+    file = column("linear_cross_entropy", input, linear_weight, linear_bias, target, weight, row_weight)
+    if stats:
+        row_stats = file.rows_with_stats(problem)
+        return reduce_rows(row_stats.loss, row_stats.weight, problem.terms), row_stats
+    return file.rows(problem)[0] if reduction == "none" else file.total(problem)
 
 
-@dataclass(frozen=True, eq=False)
-class _Head:
-    """A checked linear layer: features last, one row of the weight for each logit."""
-
-    hidden: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    layout: LogitsLayout
-    extra_shape: tuple[int, ...]
-
-    def tensors(self, shift: int, max_memory: int | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Hidden states (without those that no target stands behind), weight and bias."""
-        if shift and self.extra_shape:
-            raise OptionError(
-                f"shift={shift} with K-dimensional linear_weight",
-                "a shift runs along a sequence of hidden states",
-                "pass linear_weight of shape (C, D)",
-            )
-        hidden = drop_last(self.hidden, shift, dim=-2)
-        if max_memory is not None:
-            need = hidden[..., 0].numel() * self.weight.shape[0] * hidden.element_size()
-            if need > max_memory:
-                raise BackendError(
-                    f"max_memory={max_memory} bytes",
-                    f"the reference backend holds the logits whole, {need} bytes",
-                    "raise max_memory, or pass fewer rows at a time",
-                )
-        return hidden, self.weight, self.bias
-
-
-def _head_of(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, dim: int) -> _Head:
-    check_floating("input", input)
-    check_floating("linear_weight", linear_weight)
-    if input.ndim == 0:
-        raise ShapeError("input is a scalar", "it needs a dimension of features", "pass shape (D,) or (N, D)")
-    if linear_weight.ndim < 2:
-        raise ShapeError(
-            f"linear_weight has shape {tuple(linear_weight.shape)}", "it is (C, D)", "pass the weight of a Linear"
-        )
-    dim = checked_dim(dim, input)
-    check_device("linear_weight", linear_weight, input.device)
-    _check_head_fits(input, linear_weight, dim)
-    num_classes, *extra = linear_weight.shape[:-1]
-    rows_before, rows_after = tuple(input.shape[:dim]), tuple(input.shape[dim + 1 :])
-    layout = LogitsLayout((*rows_before, num_classes, *extra, *rows_after), dim, input.device)
-    bias = _bias_of(linear_bias, linear_weight, input.device)
-    return _Head(input.movedim(dim, -1), linear_weight.flatten(0, -2), bias, layout, tuple(extra))
-
-
-def _check_head_fits(input: Tensor, linear_weight: Tensor, dim: int) -> None:
-    if linear_weight.shape[-1] != input.shape[dim]:
-        raise ShapeError(
-            f"input of shape {tuple(input.shape)} has {input.shape[dim]} features in dim {dim} and linear_weight "
-            f"{tuple(linear_weight.shape)} takes {linear_weight.shape[-1]}",
-            "the two must be equal",
-            "pass linear_weight as (C, D), as nn.Linear holds it, or the right dim=",
-        )
-    if linear_weight.ndim > 2 and (input.ndim < 2 or dim != input.ndim - 1):
-        raise ShapeError(
-            f"input of shape {tuple(input.shape)} with features in dim {dim} and linear_weight "
-            f"{tuple(linear_weight.shape)}",
-            "K-dimensional logits need batched input with the features last",
-            "pass input of shape (N, D)",
-        )
-    if linear_weight.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
-        raise DtypeError(
-            f"input is {input.dtype} and linear_weight {linear_weight.dtype}",
-            "a product needs one dtype outside autocast",
-            "pass linear_weight.to(input.dtype)",
-        )
-
-
-def _bias_of(bias: Tensor | None, linear_weight: Tensor, device: torch.device) -> Tensor | None:
-    if bias is None:
+def _checked_memory(max_memory: int | None) -> int | None:
+    if max_memory is None:
         return None
-    check_floating("linear_bias", bias)
-    check_device("linear_bias", bias, device)
-    if bias.shape != linear_weight.shape[:-1]:
-        raise ShapeError(
-            f"linear_bias has shape {tuple(bias.shape)}",
-            f"it needs one entry for each logit, {tuple(linear_weight.shape[:-1])}",
-            "pass the bias of the same Linear",
-        )
-    return bias.flatten()
+    if isinstance(max_memory, bool) or not isinstance(max_memory, int):
+        raise DtypeError(f"max_memory is a {type(max_memory).__name__}", "it counts bytes", "pass int(max_memory)")
+    if max_memory <= 0:
+        raise OptionError(f"max_memory={max_memory}", "it counts bytes, more than 0", "pass such as 64 * 2**20")
+    return max_memory

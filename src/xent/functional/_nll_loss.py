@@ -3,7 +3,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from xent.errors import DtypeError
-from xent.functional._reduction import reduce_rows
+from xent.reduction import reduce_rows
 from xent.ops.choice import column
 from xent.problem import rows_of
 from xent.terms import LossTerms

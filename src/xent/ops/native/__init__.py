@@ -11,12 +11,20 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from xent.backends import native
-from xent.ops.native import binary_cross_entropy_with_logits, cross_entropy, log_softmax, logsumexp, nll_loss
+from xent.ops.native import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    linear_cross_entropy,
+    log_softmax,
+    logsumexp,
+    nll_loss,
+)
 from xent.ops.native.again import is_wrapped
 
 __all__ = [
     "binary_cross_entropy_with_logits",
     "cross_entropy",
+    "linear_cross_entropy",
     "log_softmax",
     "logsumexp",
     "nll_loss",
@@ -44,8 +52,11 @@ def refusal(operation: str, input: Tensor, *others: Tensor | None) -> str | None
         reason = _reason_against(tensor)
         if reason is not None:
             return reason
-    if any(other is not None and other.requires_grad for other in others):
+    differentiable = 2 if operation == "linear_cross_entropy" else 0  # weight and bias of the linear layer
+    if any(other is not None and other.requires_grad for other in others[differentiable:]):
         return "its kernels give the gradient of the logits, and another tensor requires gradient too"
+    if operation == "linear_cross_entropy" and torch.is_autocast_enabled("cpu"):
+        return "autocast picks the dtype of the product, which the reference leaves to torch"
     return None
 
 

@@ -1,0 +1,187 @@
+"""Linear + cross-entropy, a tile of the classes at a time, for all rows.
+
+First pass: each tile's log-sum-exp is merged into the rows' (logaddexp in float64), together with what the target and
+the statistics take from the tile. Second pass: each tile's logits again, over them its gradient
+
+    G_c = ĝ p_c − g r t_c − g_H p_c (ln p_c + H),      ĝ = g (r a + 2 weight ζ lse) + g_lse,   a = Σ_c t_c
+
+with the dense part from the row kernel and the one entry of a hard target set in float64 after it. The tiles that the
+first pass made last stay in memory and are not made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xent.backends.native.linear_plan import Plan
+from xent.backends.native.linear_rows import CountedRows, row_weights
+from xent.backends.native.linear_tile import Tile, TileTerms
+from xent.backends.native.linear_values import Gradients, Needs, Upstream, Values, accumulator_dtype, empty_values
+from xent.backends.native.machine import fresh
+
+
+@dataclass(eq=False)
+class _Merged:
+    """The rows' state over the tiles so far, float64, each (M,)."""
+
+    lse: Tensor
+    target_logit: Tensor  # z of a hard target
+    spread: Tensor  # Σ_c t_c (lse − z_c) of the dense part of the target, up to mass · lse
+    mass: Tensor  # Σ_c t_c of the dense part
+    entropy: Tensor  # Σ_c p_c (lse − z_c)
+    best: Tensor  # largest logit
+    prediction: Tensor
+
+
+def forward(rows: CountedRows, plan: Plan, with_stats: bool) -> Values:
+    """Values of every row."""
+    return _values(rows, _merged(rows, _Tiles(rows, plan, keep=0), with_stats), with_stats)
+
+
+def gradients(rows: CountedRows, plan: Plan, values: Values, upstream: Upstream, needs: Needs) -> Gradients:
+    """Gradients from the values of an earlier pass."""
+    return _gradients(rows, _Tiles(rows, plan, keep=0), values, upstream, needs)
+
+
+def loss_and_gradients(rows: CountedRows, plan: Plan, upstream: Upstream, needs: Needs) -> tuple[Values, Gradients]:
+    """Values, then gradients; the last tiles are not made twice."""
+    tiles = _Tiles(rows, plan, keep=plan.kept_tiles)
+    values = _values(rows, _merged(rows, tiles, with_stats=False), with_stats=False)
+    return values, _gradients(rows, tiles, values, upstream, needs)
+
+
+class _Tiles:
+    """The tiles of one problem; the logits of the last `keep` of a pass stay where they are."""
+
+    def __init__(self, rows: CountedRows, plan: Plan, keep: int) -> None:
+        self.rows, self.step = rows, plan.step
+        self.width = rows.problem.weight.shape[0]
+        self.hidden = rows.hidden_between(0, len(rows))
+        self.terms = TileTerms(rows)
+        self._buffers = [fresh((len(rows) * plan.step,), rows.hidden.dtype) for _ in range(keep + 1)]
+        self._made: dict[int, Tile] = {}
+
+    def __iter__(self) -> Iterator[Tile]:
+        """Every tile, those in memory first."""
+        starts = range(0, self.width, self.step)
+        for start in sorted(starts, key=lambda start: start not in self._made):
+            yield self._made.pop(start, None) or self._make(start)
+
+    def keep(self, tile: Tile) -> None:
+        """Leave the logits of `tile` where they are until they are asked for again."""
+        self._made[tile.start] = tile
+        while len(self._made) >= len(self._buffers):
+            del self._made[min(self._made)]
+
+    def _make(self, start: int) -> Tile:
+        in_use = {tile.buffer.data_ptr() for tile in self._made.values()}
+        buffer = next(buffer for buffer in self._buffers if buffer.data_ptr() not in in_use)
+        stop = min(start + self.step, self.width)
+        logits = buffer[: len(self.rows) * (stop - start)].view(len(self.rows), stop - start)
+        weight, bias = self.rows.problem.weight.detach(), self.rows.problem.bias
+        if bias is None:
+            torch.mm(self.hidden, weight[start:stop].t(), out=logits)
+        else:
+            torch.addmm(bias.detach()[start:stop], self.hidden, weight[start:stop].t(), out=logits)
+        return Tile(start, logits, buffer, self.terms)
+
+
+def _merged(rows: CountedRows, tiles: _Tiles, with_stats: bool) -> _Merged:
+    def column(value: float) -> Tensor:
+        return torch.full((len(rows),), value, dtype=torch.float64)
+
+    merged = _Merged(
+        column(-torch.inf), column(0), column(0), column(0), column(0), column(-torch.inf), column(-1).long()
+    )
+    for tile in tiles:
+        _merge(merged, tile, with_stats)
+        tiles.keep(tile)
+    return merged
+
+
+def _merge(merged: _Merged, tile: Tile, with_stats: bool) -> None:
+    part = tile.values(with_stats)
+    lse = torch.logaddexp(merged.lse, part.lse)
+    if with_stats and part.entropy is not None and part.prediction is not None:
+        merged.entropy = _share(merged.lse, lse) * ((lse - merged.lse).nan_to_num() + merged.entropy) + _share(
+            part.lse, lse
+        ) * ((lse - part.lse).nan_to_num() + part.entropy)
+        best = tile.logits_at(part.prediction)
+        better = (best > merged.best) | (merged.prediction < 0)
+        merged.prediction = torch.where(better, part.prediction + tile.start, merged.prediction)
+        merged.best = torch.where(better, best, merged.best)
+    merged.lse = lse
+    merged.spread = merged.spread + part.spread
+    merged.mass = merged.mass + part.mass
+    merged.target_logit = torch.where(part.has_target, part.target_logit, merged.target_logit)
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    """exp(part − whole): 0 for a part without any probability."""
+    return torch.where(part == -torch.inf, torch.zeros_like(part), (part - whole).exp())
+
+
+def _values(rows: CountedRows, merged: _Merged, with_stats: bool) -> Values:
+    """The definition of the loss, in float64, from the merged state."""
+    terms, values = rows.problem.terms, empty_values(rows, with_stats=with_stats)
+    where = rows.losses_between(0, len(rows))
+    weight = row_weights(rows.problem).reshape(-1)[where].double()
+    row_weight = _row_weight(rows)
+    loss = merged.spread + merged.mass * merged.lse.nan_to_num(neginf=-torch.inf, posinf=torch.inf)
+    loss = torch.where(merged.mass == 0, merged.spread, loss)
+    if rows.problem.is_hard:
+        hard = merged.lse - merged.target_logit
+        loss = loss + (1 - terms.label_smoothing) * _class_weight_at_target(rows) * hard if terms.label_smoothing < 1 else loss
+    loss = row_weight * loss
+    if terms.z_loss:
+        loss = loss + weight * terms.z_loss * merged.lse.square()
+    values.loss[where] = loss.to(values.loss.dtype)
+    values.weight[where] = weight.to(values.weight.dtype)
+    values.exact_lse[where] = merged.lse
+    if values.mass is not None:
+        values.mass[where] = merged.mass.to(values.mass.dtype)
+    if values.entropy is not None and values.prediction is not None:
+        values.entropy[where] = merged.entropy.to(values.entropy.dtype)
+        values.prediction[where] = merged.prediction
+    return values
+
+
+def _row_weight(rows: CountedRows) -> Tensor:
+    weight = rows.terms_between(0, len(rows)).row_weight
+    return torch.ones(len(rows), dtype=torch.float64) if weight is None else weight.detach().double()
+
+
+def _class_weight_at_target(rows: CountedRows) -> Tensor:
+    weight = rows.problem.terms.weight
+    if weight is None:
+        return torch.ones(len(rows), dtype=torch.float64)
+    return weight.detach().double().index_select(0, rows.target_between(0, len(rows)))
+
+
+def _gradients(rows: CountedRows, tiles: _Tiles, values: Values, upstream: Upstream, needs: Needs) -> Gradients:
+    where = rows.losses_between(0, len(rows))
+    tiles.terms.begin_backward(values, upstream.between(where), where)
+    weight, dtype = rows.problem.weight.detach(), rows.problem.weight.dtype
+    exact = accumulator_dtype(dtype)
+    of_hidden = torch.zeros(len(rows), weight.shape[1], dtype=exact) if needs.hidden else None
+    of_weight = fresh(weight.shape, dtype) if needs.weight else None
+    of_bias = torch.zeros(weight.shape[0], dtype=dtype) if needs.bias else None
+    for tile in tiles:
+        gradient, stop = tile.gradient(), tile.start + tile.logits.shape[1]
+        if of_hidden is not None and exact == dtype:
+            of_hidden.addmm_(gradient, weight[tile.start : stop])
+        elif of_hidden is not None:
+            of_hidden += gradient @ weight[tile.start : stop]
+        if of_weight is not None:
+            torch.mm(gradient.t(), tiles.hidden, out=of_weight[tile.start : stop])
+        if of_bias is not None:
+            of_bias[tile.start : stop] = gradient.sum(0, dtype=exact).to(dtype)
+    if of_hidden is not None and rows.kept is not None:
+        whole = torch.zeros(rows.hidden.shape, dtype=dtype)
+        whole[rows.kept] = of_hidden.to(dtype)
+        of_hidden = whole
+    return Gradients(None if of_hidden is None else of_hidden.to(dtype), of_weight, of_bias)

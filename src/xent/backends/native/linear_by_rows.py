@@ -1,0 +1,125 @@
+"""Linear + cross-entropy, a few rows at a time: logits, losses, gradient in place, two products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from xent.backends.native import cross_entropy as kernel
+from xent.backends.native.linear_plan import Plan
+from xent.backends.native.linear_rows import CountedRows
+from xent.backends.native.linear_values import Gradients, Needs, Upstream, Values, accumulator_dtype, empty_values
+from xent.backends.native.machine import fresh
+from xent.problem import Rows
+
+
+def forward(rows: CountedRows, plan: Plan, with_stats: bool) -> Values:
+    """Values of every row."""
+    values = empty_values(rows, with_stats=with_stats)
+    for start, stop, _, chunk in _chunks(rows, plan):
+        _write_values(rows, start, stop, chunk, values)
+    return values
+
+
+def gradients(rows: CountedRows, plan: Plan, values: Values, upstream: Upstream, needs: Needs) -> Gradients:
+    """Gradients from the values of an earlier pass."""
+    sums = _Sums(rows, plan, needs)
+    for start, stop, hidden, chunk in _chunks(rows, plan):
+        where = rows.losses_between(start, stop)
+        named = {name: value[where] for name, value in values.named().items()}
+        sums.add(start, stop, hidden, _in_place(chunk, named, upstream.between(where)))
+    return sums.finished()
+
+
+def loss_and_gradients(rows: CountedRows, plan: Plan, upstream: Upstream, needs: Needs) -> tuple[Values, Gradients]:
+    """Values and gradients in one pass over the chunks."""
+    values, sums = empty_values(rows, with_stats=False), _Sums(rows, plan, needs)
+    for start, stop, hidden, chunk in _chunks(rows, plan):
+        named = _write_values(rows, start, stop, chunk, values)
+        where = rows.losses_between(start, stop)
+        sums.add(start, stop, hidden, _in_place(chunk, named, upstream.between(where)))
+    return values, sums.finished()
+
+
+def _chunks(rows: CountedRows, plan: Plan) -> Iterator[tuple[int, int, Tensor, Rows]]:
+    """Hidden states and problem of each chunk; the logits of all chunks share one buffer."""
+    weight, bias = rows.problem.weight.detach(), rows.problem.bias
+    width = weight.shape[0]
+    buffer = fresh((min(plan.step, len(rows)), width), weight.dtype)
+    for start in range(0, len(rows), plan.step):
+        stop = min(start + plan.step, len(rows))
+        hidden, logits = rows.hidden_between(start, stop), buffer[: stop - start]
+        if bias is None:
+            torch.mm(hidden, weight.t(), out=logits)
+        else:
+            torch.addmm(bias.detach(), hidden, weight.t(), out=logits)
+        yield start, stop, hidden, rows.problem_between(start, stop, logits)
+
+
+def _write_values(rows: CountedRows, start: int, stop: int, chunk: Rows, values: Values) -> dict[str, Tensor]:
+    named = kernel.forward(chunk, with_stats=values.entropy is not None)
+    where = rows.losses_between(start, stop)
+    for name, whole in values.named().items():
+        whole[where] = named[name]
+    return named
+
+
+def _in_place(chunk: Rows, named: dict[str, Tensor], upstream: Upstream) -> Tensor:
+    """The gradient of the chunk's logits, written over them; (n, C·K) as the products take it."""
+    saved = kernel.Saved(named["exact_lse"], named.get("entropy"), named.get("mass"))
+    kernel.write_gradient(chunk, saved, chunk.logits, upstream.loss, upstream.lse, upstream.entropy)
+    return chunk.logits.movedim(-1, 1).flatten(1)
+
+
+class _Sums:
+    """The gradients, summed over chunks; half inputs in float32 where there is more than one chunk."""
+
+    def __init__(self, rows: CountedRows, plan: Plan, needs: Needs) -> None:
+        self._rows, self._needs = rows, needs
+        self._weight = rows.problem.weight.detach()
+        self._one_chunk = len(rows) <= plan.step
+        dtype, exact = self._weight.dtype, accumulator_dtype(self._weight.dtype)
+        self._hidden_gradient = fresh(rows.hidden.shape, dtype) if needs.hidden else None
+        if self._hidden_gradient is not None and rows.kept is not None:
+            self._hidden_gradient.zero_()
+        self._weight_gradient = (
+            fresh(self._weight.shape, dtype if self._one_chunk else exact) if needs.weight else None
+        )
+        self._bias_gradient = torch.zeros(self._weight.shape[0], dtype=exact) if needs.bias else None
+        if len(rows) == 0 and self._weight_gradient is not None:
+            self._weight_gradient.zero_()
+
+    def add(self, start: int, stop: int, hidden: Tensor, gradient: Tensor) -> None:
+        """Add what a chunk with this gradient of its logits (n, C·K) gives."""
+        if self._hidden_gradient is not None:
+            if self._rows.kept is None:
+                torch.mm(gradient, self._weight, out=self._hidden_gradient[start:stop])
+            else:
+                self._hidden_gradient[self._rows.kept[start:stop]] = gradient @ self._weight
+        if self._weight_gradient is not None:
+            self._add_to_weight(start, hidden, gradient)
+        if self._bias_gradient is not None:
+            self._bias_gradient += gradient.sum(0, dtype=self._bias_gradient.dtype)
+
+    def _add_to_weight(self, start: int, hidden: Tensor, gradient: Tensor) -> None:
+        total = self._weight_gradient
+        if total is None:
+            return
+        if total.dtype == gradient.dtype:
+            if start == 0:
+                torch.mm(gradient.t(), hidden, out=total)
+            else:
+                total.addmm_(gradient.t(), hidden)
+        elif start == 0:
+            total.copy_(gradient.t() @ hidden)
+        else:
+            total += gradient.t() @ hidden
+
+    def finished(self) -> Gradients:
+        """All of them, in the dtype of the inputs."""
+        dtype = self._weight.dtype
+        weight = None if self._weight_gradient is None else self._weight_gradient.to(dtype)
+        bias = None if self._bias_gradient is None else self._bias_gradient.to(dtype)
+        return Gradients(self._hidden_gradient, weight, bias)

@@ -1,0 +1,146 @@
+"""How a linear + cross-entropy is cut to keep to its memory, by a model of what each way costs.
+
+Rows at a time: the logits of a few rows, whole; their gradient follows in place. Three products, but the gradient of
+the weight, C·D numbers, is read and written once for each chunk, and for half inputs it would have to be accumulated
+in a float32 copy.
+
+Classes at a time: the logits of all rows for a tile of the classes; first the log-sum-exp over all tiles, then each
+tile again and its gradient. The tiles that memory can hold are not made again. Up to four products; each tile's part
+of the weight gradient is one product, finished at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xent.errors import BackendError
+
+MIB = 1 << 20
+DEFAULT_BYTES = 64 * MIB  # of extra memory, or a tenth of inputs and gradients where that is more
+# Seconds per unit on the machine of benchmarks/results; only their ratio decides.
+_SECONDS_PER_FLOP = 1 / 330e9
+_SECONDS_PER_BYTE = 1 / 12e9
+_ROWS_FOR_HALF_SPEED = 12  # a product with so few rows (or columns) runs at half its speed
+
+
+@dataclass(frozen=True)
+class Size:
+    """The numbers that a plan depends on.
+
+    Attributes:
+        rows: counted rows.
+        features: D.
+        classes: C·K, the width of the logits.
+        item: bytes of an input number.
+        half: whether gradients are accumulated in float32 beside the inputs' dtype.
+        weight_gradient: whether the weight needs its gradient.
+        sliced: whether classes can be cut (not for K-dimensional logits).
+    """
+
+    rows: int
+    features: int
+    classes: int
+    item: int
+    half: bool
+    weight_gradient: bool
+    sliced: bool
+
+    @property
+    def product_seconds(self) -> float:
+        """One product of the three."""
+        speed = 2 if self.half else (0.5 if self.item == 8 else 1)
+        return 2 * self.rows * self.features * self.classes * _SECONDS_PER_FLOP / speed
+
+    def default_bytes(self) -> int:
+        """The bound when the caller gives none."""
+        inputs = (self.rows + self.classes) * self.features * self.item
+        return max(DEFAULT_BYTES, 2 * inputs // 10)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way to cut the work.
+
+    Attributes:
+        by: "rows" or "classes".
+        step: rows, or classes, at a time.
+        kept_tiles: tiles of classes that are not made twice.
+        extra_bytes: memory beyond inputs and gradients.
+        seconds: what the model expects.
+    """
+
+    by: str
+    step: int
+    kept_tiles: int
+    extra_bytes: int
+    seconds: float
+
+    def __str__(self) -> str:
+        again = f", {self.kept_tiles} tiles kept" if self.kept_tiles else ""
+        return f"{self.step} {self.by} at a time{again}, {self.extra_bytes / MIB:.1f} MiB beside inputs and gradients"
+
+
+def plan(size: Size, max_memory: int | None, *, with_gradient: bool) -> Plan:
+    """The fastest way that keeps to `max_memory`.
+
+    Raises:
+        BackendError: no way does.
+    """
+    bound = size.default_bytes() if max_memory is None else max_memory
+    ways = [_by_rows(size, bound, with_gradient), _by_classes(size, bound, with_gradient)]
+    possible = [way for way in ways if way is not None]
+    if not possible:
+        raise BackendError(
+            f"max_memory={bound} bytes for logits of {size.rows} × {size.classes}",
+            f"the smallest chunk, one row, takes {_row_bytes(size)} bytes",
+            "raise max_memory",
+        )
+    return min(possible, key=lambda way: way.seconds)
+
+
+def _row_bytes(size: Size) -> int:
+    return (size.classes + size.features) * size.item + 64  # 64: statistics of a row
+
+
+def _by_rows(size: Size, bound: int, with_gradient: bool) -> Plan | None:
+    step = min(bound // _row_bytes(size), max(size.rows, 1))
+    accumulates = with_gradient and size.half and size.weight_gradient
+    if step < size.rows and accumulates:  # more than one chunk needs the float32 copy, and a product's own output
+        step = max(bound - size.classes * size.features * (4 + size.item), 0) // _row_bytes(size)
+    if step < 1:
+        return None
+    chunks = max(-(-size.rows // step), 1)
+    step = min(_multiple(-(-size.rows // chunks), 16), step)  # chunks of one size
+    slow = 1 + _ROWS_FOR_HALF_SPEED / max(step, 1)
+    copies = 2 * 4 * size.classes * size.features * (chunks - 1) if size.weight_gradient else 0
+    seconds = (3 if with_gradient else 1) * size.product_seconds * slow
+    seconds += copies * _SECONDS_PER_BYTE if with_gradient else 0
+    extra = step * _row_bytes(size)
+    if chunks > 1 and accumulates:
+        extra += size.classes * size.features * (4 + size.item)
+    return Plan("rows", step, 0, extra, seconds)
+
+
+def _by_classes(size: Size, bound: int, with_gradient: bool) -> Plan | None:
+    if not size.sliced or size.rows == 0:
+        return None
+    fixed = size.rows * (size.features * (size.item + (4 + size.item if size.half else 0)) + 128)
+    column = size.rows * size.item + (4 * size.features if size.half else 0)
+    columns = (bound - fixed) // column
+    if columns < min(64, size.classes):
+        return None
+    step = min(max(columns // 4, min(columns, 1024)), size.classes)  # room to keep three tiles of four
+    tiles = -(-size.classes // step)
+    step = min(_multiple(-(-size.classes // tiles), 16), columns)
+    tiles = -(-size.classes // step)
+    kept = min(columns // step, tiles) - 1 if with_gradient else 0
+    again = 1 - (kept + 1) / tiles
+    products = 3 + again if with_gradient else 1
+    slow = 1 + _ROWS_FOR_HALF_SPEED / step
+    copies = 2 * 4 * size.rows * size.features * tiles if with_gradient else 0
+    seconds = products * size.product_seconds * slow + copies * _SECONDS_PER_BYTE
+    return Plan("classes", step, kept, fixed + (kept + 1) * step * column, seconds)
+
+
+def _multiple(number: int, of: int) -> int:
+    return -(-number // of) * of

@@ -1,0 +1,86 @@
+"""What goes in and out of the two ways to cut a linear + cross-entropy. N·K losses, in the order of the rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xent.backends.native.linear_rows import CountedRows
+from xent.problem import HALF, stats_dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """Values of every loss, each (N·K,); an ignored row has 0 everywhere and prediction −1.
+
+    Attributes:
+        loss: in the dtype of the statistics.
+        weight: what the row adds to the mean's denominator.
+        exact_lse: logsumexp in float64.
+        mass: Σ_c w_c q_c of probability targets, else None.
+        entropy: of the prediction; None without statistics, as the next.
+        prediction: most likely class.
+    """
+
+    loss: Tensor
+    weight: Tensor
+    exact_lse: Tensor
+    mass: Tensor | None
+    entropy: Tensor | None
+    prediction: Tensor | None
+
+    def named(self) -> dict[str, Tensor]:
+        """Those that are there, by the names of the kernel's outputs."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True, eq=False)
+class Upstream:
+    """Gradients of the differentiable values, each (N·K,) in the dtype of the statistics, or None for 0."""
+
+    loss: Tensor | None
+    lse: Tensor | None = None
+    entropy: Tensor | None = None
+
+    def between(self, where: Tensor | slice) -> Upstream:
+        """Those of some rows."""
+        return Upstream(*(None if g is None else g[where] for g in (self.loss, self.lse, self.entropy)))
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Which gradients are asked for; the others cost nothing."""
+
+    hidden: bool
+    weight: bool
+    bias: bool
+
+
+@dataclass(eq=False)
+class Gradients:
+    """Gradients of hidden (N, D), weight (C·K, D) and bias (C·K,), in the inputs' dtype; None where not asked for."""
+
+    hidden: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+
+
+def empty_values(rows: CountedRows, *, with_stats: bool) -> Values:
+    """Values of no row yet: those of ignored rows."""
+    problem = rows.problem
+    count, dtype = len(rows.hidden) * rows.per_hidden, stats_dtype(problem.hidden.dtype)
+    return Values(
+        loss=torch.zeros(count, dtype=dtype),
+        weight=torch.zeros(count, dtype=dtype),
+        exact_lse=torch.zeros(count, dtype=torch.float64),
+        mass=None if problem.is_hard else torch.zeros(count, dtype=dtype),
+        entropy=torch.zeros(count, dtype=dtype) if with_stats else None,
+        prediction=torch.full((count,), -1) if with_stats else None,
+    )
+
+
+def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Gradients of half inputs are summed in float32."""
+    return torch.float32 if dtype in HALF else dtype

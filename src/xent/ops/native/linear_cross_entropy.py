@@ -1,0 +1,176 @@
+"""Linear + cross-entropy on the kernels, differentiable.
+
+The sum and the mean know their upstream gradient up to one factor, so that gradients are made in the forward pass,
+where the logits are; `backward` hands them out, times the factor. A second backward, and every per-row use, makes the
+logits again, with the same numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xent.backends import reference
+from xent.backends.native import linear_cross_entropy as kernel
+from xent.backends.native.linear_rows import row_weights
+from xent.head import HeadRows
+from xent.ops.native.again import kernels_may_run
+from xent.reduction import as_denominator, reduce_rows
+from xent.row_stats import RowStats
+from xent.terms import LossTerms
+
+
+def total(problem: HeadRows) -> Tensor:
+    """The sum or mean over the rows."""
+    needs = _needs(problem)
+    if not torch.is_grad_enabled() or not any((needs.hidden, needs.weight, needs.bias)):
+        return reduce_rows(*rows(problem), problem.terms)
+    return _Total.apply(*_tensors(problem), problem)
+
+
+def rows(problem: HeadRows) -> tuple[Tensor, Tensor]:
+    """Loss and weight of every row, each (*rows, *extra)."""
+    loss, _, _, weight, _ = _Rows.apply(*_tensors(problem), problem, False)
+    return loss.view(problem.row_shape), weight.view(problem.row_shape)
+
+
+def rows_with_stats(problem: HeadRows) -> RowStats:
+    """Loss, weight and statistics of every row."""
+    outputs = _Rows.apply(*_tensors(problem), problem, True)
+    loss, lse, entropy, weight, prediction = (value.view(problem.row_shape) for value in outputs)
+    true_class = problem.target if problem.is_hard else problem.target.argmax(-1)
+    return RowStats(
+        loss=loss,
+        lse=lse,
+        entropy=entropy,
+        z_loss=problem.terms.z_loss * weight * lse.square(),
+        prediction=prediction,
+        correct=(prediction == true_class) & (prediction >= 0),  # an ignored row predicts −1
+        weight=weight,
+    )
+
+
+def _tensors(problem: HeadRows) -> tuple[Tensor | None, ...]:
+    terms = problem.terms
+    return problem.hidden, problem.weight, problem.bias, problem.target, terms.weight, terms.row_weight
+
+
+def _needs(problem: HeadRows) -> kernel.Needs:
+    bias = problem.bias
+    return kernel.Needs(
+        problem.hidden.requires_grad, problem.weight.requires_grad, bias is not None and bias.requires_grad
+    )
+
+
+def _save(ctx: Any, problem: HeadRows) -> None:
+    terms = replace(problem.terms, weight=None, row_weight=None, normalizer=None)
+    ctx.problem = replace(
+        problem, hidden=torch.empty(0), weight=torch.empty(0), bias=None, target=torch.empty(0), terms=terms
+    )
+    ctx.save_for_backward(*_tensors(problem))
+
+
+def _restored(ctx: Any) -> HeadRows:
+    hidden, weight, bias, target, class_weight, row_weight = ctx.saved_tensors
+    terms: LossTerms = replace(ctx.problem.terms, weight=class_weight, row_weight=row_weight)
+    return replace(ctx.problem, hidden=hidden, weight=weight, bias=bias, target=target, terms=terms)
+
+
+class _Rows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        problem, with_stats = inputs[-2:]
+        values = kernel.forward(problem, with_stats=with_stats)
+        ctx.set_materialize_grads(False)
+        ctx.values = values
+        _save(ctx, problem)
+        lse = values.exact_lse.to(values.loss.dtype)
+        entropy = torch.zeros_like(lse) if values.entropy is None else values.entropy
+        prediction = torch.full_like(lse, -1) if values.prediction is None else values.prediction
+        ctx.mark_non_differentiable(values.weight, prediction)
+        return values.loss, lse, entropy, values.weight, prediction
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        upstream = gradients[:3]
+        if all(g is None for g in upstream):
+            return (None,) * 8
+        problem = _restored(ctx)
+        if not kernels_may_run(*upstream):
+            return _reference_gradients(ctx, problem, _again_rows(problem), upstream)
+        needs = kernel.Needs(*ctx.needs_input_grad[:3])
+        return _in_shape(problem, kernel.gradients(problem, ctx.values, kernel.Upstream(*upstream), needs), 8)
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        problem = inputs[-1]
+        weight = row_weights(problem)
+        ctx.per_row = _upstream_of_rows(problem, weight)
+        needs = kernel.Needs(*ctx.needs_input_grad[:3])
+        values, ctx.gradients = kernel.loss_and_gradients(problem, kernel.Upstream(ctx.per_row), needs)
+        ctx.values = values
+        ctx.reduction, ctx.normalizer = problem.terms.reduction, problem.terms.normalizer
+        _save(ctx, problem)
+        return reduce_rows(values.loss, values.weight, problem.terms)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        (g,) = gradients
+        if g is None:
+            return (None,) * 7
+        problem = _restored(ctx)
+        if not kernels_may_run(g):
+            terms = replace(problem.terms, reduction=ctx.reduction, normalizer=ctx.normalizer)
+            with torch.enable_grad():
+                loss = (reduce_rows(*reference.linear_cross_entropy.rows(_unbounded(problem)), terms),)
+            return _reference_gradients(ctx, problem, loss, (g,), count=7)
+        made, ctx.gradients = ctx.gradients, None  # handed out once: autograd may then keep them as they are
+        if made is None:
+            needs = kernel.Needs(*ctx.needs_input_grad[:3])
+            made = kernel.gradients(problem, ctx.values, kernel.Upstream(ctx.per_row), needs)
+        if g != 1:
+            for gradient in (made.hidden, made.weight, made.bias):
+                if gradient is not None:
+                    gradient.mul_(g.to(gradient.dtype) if gradient.dtype == g.dtype else g)
+        return _in_shape(problem, made, 7)
+
+
+def _upstream_of_rows(problem: HeadRows, weight: Tensor) -> Tensor:
+    """The gradient of the sum or mean with respect to each row's loss, (N·K,)."""
+    terms, ones = problem.terms, torch.ones(weight.numel(), dtype=weight.dtype)
+    if terms.reduction == "sum":
+        return ones
+    total = weight.sum()
+    return ones / (total if terms.normalizer is None else as_denominator(terms.normalizer, total))
+
+
+def _in_shape(problem: HeadRows, made: kernel.Gradients, count: int) -> tuple[Tensor | None, ...]:
+    hidden = None if made.hidden is None else made.hidden.view(problem.hidden.shape)
+    return (hidden, made.weight, made.bias) + (None,) * (count - 3)
+
+
+def _unbounded(problem: HeadRows) -> HeadRows:
+    """For derivatives of derivatives, which only the reference has; it holds the logits."""
+    return replace(problem, max_memory=None)
+
+
+def _again_rows(problem: HeadRows) -> tuple[Tensor, ...]:
+    with torch.enable_grad():
+        stats = reference.linear_cross_entropy.rows_with_stats(_unbounded(problem))
+    return stats.loss.flatten(), stats.lse.flatten(), stats.entropy.flatten()
+
+
+def _reference_gradients(
+    ctx: Any, problem: HeadRows, values: tuple[Tensor, ...], upstream: tuple[Tensor | None, ...], count: int = 8
+) -> tuple[Tensor | None, ...]:
+    wanted = [t for t, need in zip(_tensors(problem)[:3], ctx.needs_input_grad[:3], strict=True) if need and t is not None]
+    pairs = [(value, g) for value, g in zip(values, upstream, strict=True) if g is not None]
+    found = iter(
+        torch.autograd.grad([v for v, _ in pairs], wanted, [g for _, g in pairs], create_graph=torch.is_grad_enabled())
+    )
+    return tuple(next(found) if need else None for need in ctx.needs_input_grad[:3]) + (None,) * (count - 3)
