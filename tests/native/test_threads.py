@@ -26,8 +26,8 @@ def test_bitwise_equal_for_any_number_of_threads(isa: str, dtype: torch.dtype) -
     if isa == "scalar":
         pytest.skip("the cut into chunks is the same")
     cases = [(torch.randn(600, 3000), 1), (torch.randn(40000, 17), 1), (torch.randn(4, 500, 700), 1)]
-    for x, dim in cases:
-        x = x.to(dtype)
+    for numbers, dim in cases:
+        x = numbers.to(dtype)
         target = torch.randint(0, x.shape[dim], x.movedim(dim, -1).shape[:-1])
         one, *others = (value_and_gradient(threads, x, target) for threads in (1, 2, 7))
         for other in others:
@@ -68,7 +68,7 @@ class _Losses(Dataset):
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_loader_worker_computes() -> None:
-    loaded = [float(value) for value in DataLoader(_Losses(), batch_size=None, num_workers=2)]
+    loaded = [float(value) for value in DataLoader(_Losses(), batch_size=None, num_workers=2, timeout=60)]
     assert loaded == pytest.approx([_native_loss(index) for index in range(4)], rel=1e-6)
 
 
