@@ -186,9 +186,7 @@ void start_gradient(const CrossEntropyGradientPass& pass, const Terms<typename L
     strip.low[r] = f.lse_low;
     strip.share[r] = static_cast<T>(terms.smoothing != 0.0 ? f.share : 0.0);
     const T logit = static_cast<T>(widen(x[r + target.index * logits.class_stride]));
-    const double p = std::exp((logit - f.lse_high) - f.lse_low);
-    const double share = static_cast<double>(strip.share[r]) * terms.weight_of(target.index);
-    narrow(static_cast<T>(p * f.probability - share - f.target), mended + r);
+    narrow(gradient_at_target(f, terms, logit, target.index), mended + r);
   }
 }
 
