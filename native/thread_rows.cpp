@@ -18,7 +18,8 @@ void thread_rows(int64_t rows, int64_t rows_per_chunk, int threads, RowTask task
     }
   };
   std::vector<std::thread> helpers;
-  const int64_t wanted = std::min<int64_t>(threads, chunks) - 1;
+  // Starting a thread takes as long as half a chunk: one that would find a single chunk to do is not worth it.
+  const int64_t wanted = std::min<int64_t>(threads, chunks / 2) - 1;
   helpers.reserve(static_cast<size_t>(std::max<int64_t>(wanted, 0)));
   try {
     for (int64_t i = 0; i < wanted; ++i) helpers.emplace_back(work);

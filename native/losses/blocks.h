@@ -12,6 +12,7 @@ namespace xent::XENT_ISA {
 constexpr int64_t block_numbers = 4096;  // 16 KB of float: half of an L1 cache
 constexpr int64_t tile_rows = 32;        // two cache lines of float along the rows
 constexpr int64_t chunk_numbers = 1 << 17;
+constexpr int64_t row_overhead = 64;     // what a row costs beside its classes, in classes
 
 // Dtype to statistic.
 template <class In>
@@ -67,7 +68,7 @@ struct Cut {
 
 inline Cut cut_of(const RowView& view, bool tiled) {
   const int64_t run = tiled ? tile_rows : 1;
-  const int64_t rows = chunk_numbers / (view.classes > 0 ? view.classes : 1);
+  const int64_t rows = chunk_numbers / (view.classes + row_overhead);
   return {run, block_numbers / run, rows <= run ? run : rows / run * run};
 }
 

@@ -156,6 +156,14 @@ inline void mend_target(GradientBlock<L, typename L::T, typename L::T> block, co
   narrow(static_cast<T>(static_cast<double>(value) - f.target * chain), g + y);
 }
 
+// The same where no chain rule and no entropy enter.
+template <class T>
+inline T gradient_at_target(const RowFactors<T>& f, const Terms<T>& terms, T logit, int64_t y) {
+  const double p = std::exp((logit - f.lse_high) - f.lse_low);
+  const double share = terms.smoothing != 0.0 ? f.share * terms.weight_of(y) : 0.0;
+  return static_cast<T>(p * f.probability - share - f.target);
+}
+
 template <class Out>
 inline void clear_line(Out* g, int64_t n) { std::memset(static_cast<void*>(g), 0, static_cast<size_t>(n) * sizeof(Out)); }
 
@@ -165,7 +173,6 @@ void gradient_direct(const CrossEntropyGradientPass& pass, int64_t first_row, in
   const CrossEntropyProblem& p = pass.problem;
   const Terms<T> terms(p);
   const auto block = direct_gradient_for<L, In>(terms.sums(), pass.streaming);
-  const auto single = blocked_gradient_for<L>(terms.sums(), false, false);
   alignas(64) T shares[block_numbers];
   for (int64_t row = first_row; row < last_row; ++row) {
     const Target target = target_of(p, row);
@@ -187,7 +194,7 @@ void gradient_direct(const CrossEntropyGradientPass& pass, int64_t first_row, in
       const int64_t y = target.index - c;
       const bool here = y >= 0 && y < n && !terms.probabilities;
       In mended{};
-      if (here) mend_target<L>(single, factors, x + c + y, t == nullptr ? nullptr : t + y, &mended, 0);
+      if (here) narrow(gradient_at_target(factors, terms, static_cast<T>(widen(x[c + y])), target.index), &mended);
       block(factors, x + c, t, g + c, n);
       if (here) g[c + y] = mended;
     }

@@ -3,8 +3,7 @@
 
 #include "../math/logarithm.h"
 #include "binary_cross_entropy.h"
-#include "cross_entropy.h"
-#include "cross_entropy_gradient.h"
+#include "cross_entropy_columns.h"
 #include "log_softmax.h"
 #include "logsumexp.h"
 #include "nll_loss.h"
@@ -24,7 +23,7 @@ void apply(int function, const typename L::T* x, typename L::T* y, int64_t n) {
 }
 
 constexpr KernelTable table = {
-    XENT_NAME(XENT_ISA),      cross_entropy, cross_entropy_gradient, nll_loss,
+    XENT_NAME(XENT_ISA),      cross_entropy_any, cross_entropy_gradient_any, nll_loss,
     nll_loss_gradient,        log_softmax,   log_softmax_gradient,   logsumexp,
     logsumexp_gradient,       binary_cross_entropy, binary_cross_entropy_gradient,
     apply<Lanes<float>>,      apply<Lanes<double>>,

@@ -91,10 +91,12 @@ void fold_block(RowState<typename L::T>& state, const In* z, const typename L::T
   }
   if (block_top > state.top) {
     if (block_top == T(INFINITY)) state.has_nan = state.sum != state.sum;
-    const double fall = static_cast<double>(state.top) - static_cast<double>(block_top);
-    const double factor = std::exp(fall);
-    state.spread = state.sum > 0 ? factor * (state.spread + fall * state.sum) : 0.0;
-    state.sum *= factor;
+    if (state.sum != 0) {
+      const double fall = static_cast<double>(state.top) - static_cast<double>(block_top);
+      const double factor = std::exp(fall);
+      state.spread = factor * (state.spread + fall * state.sum);
+      state.sum *= factor;
+    }
     state.top = block_top;
   }
   if (state.top == T(INFINITY)) state.has_nan = state.has_nan || holds_nan(z, n);

@@ -2,13 +2,22 @@ from __future__ import annotations
 
 from typing import Literal, Unpack, overload
 
+import torch
 from torch import Tensor
 
-from xent.reduction import reduce_rows
-from xent.ops.choice import column
+from xent.ops.choice import _request, column
 from xent.problem import Rows, rows_of
+from xent.reduction import reduce_rows
 from xent.row_stats import RowStats
 from xent.terms import LossOptions, LossTerms
+
+_TINY = 1 << 18  # logits that torch's kernel takes no longer for than the general path needs before its kernel starts
+_torch_kernel = torch._C._nn.cross_entropy_loss  # what F.cross_entropy calls, and `accelerate` does not replace
+_REFUSALS = (IndexError, KeyError, RuntimeError, TypeError, ValueError)
+_INT64 = torch.int64
+_PLAIN = (Tensor, torch.nn.Parameter)
+_FULL = (torch.float32, torch.float64)
+_TORCH_NUMBER_OF = {"none": 0, "mean": 1, "sum": 2}
 
 
 @overload
@@ -108,6 +117,29 @@ def cross_entropy(
         >>> rows.loss, rows.correct
         (tensor([0.1698, 1.5514]), tensor([ True, False]))
     """
+    if (
+        # The plain loss of few logits: torch's kernel is done before a check of the general path has returned. Nothing
+        # here may build an object or call a function of Python; where torch's kernel raises, the checks say why.
+        weight is None
+        and row_weight is None
+        and softcap is None
+        and normalizer is None
+        and dim is None
+        and stats is False
+        and label_smoothing == 0 == z_loss == shift
+        and logit_scale == 1
+        and type(input) in _PLAIN
+        and type(target) is Tensor
+        and input.is_cpu
+        and target.dtype is _INT64
+        and input.dtype in _FULL
+        and input.numel() <= _TINY
+        and _request.name == "auto"
+    ):
+        try:
+            return _torch_kernel(input, target, None, _TORCH_NUMBER_OF[reduction], ignore_index, 0.0)
+        except _REFUSALS:
+            pass
     terms = LossTerms(
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,

@@ -138,12 +138,12 @@ def choices(input: Tensor | None = None, *tensors: Tensor, operation: str = "cro
     elif not isinstance(input, Tensor):
         raise DtypeError(f"input is a {type(input).__name__}", "it is a tensor", "pass the logits")
     others = tuple(other for other in (*tensors, *terms.values()) if isinstance(other, Tensor))
-    requested, chosen = _request.name, _name(operation, input, *others)
-    preferred = f"{chosen} comes first" if requested == "auto" else f"{chosen} was asked for by name"
+    asked, chosen = _request.name, _name(operation, input, *others)
+    preferred = f"{chosen} comes first" if asked == "auto" else f"{chosen} was asked for by name"
     rejected = {
         name: _reason_against(name, operation, input, *others) or preferred for name in BACKENDS if name != chosen
     }
-    return Choice(operation, chosen, rejected, requested)
+    return Choice(operation, chosen, rejected, asked)
 
 
 def column(operation: str, input: Tensor, *others: Tensor | None) -> ModuleType:
@@ -152,13 +152,13 @@ def column(operation: str, input: Tensor, *others: Tensor | None) -> ModuleType:
 
 
 def _name(operation: str, input: Tensor, *others: Tensor | None) -> str:
-    requested = _request.name
-    if requested == "auto":
+    asked = _request.name
+    if asked == "auto":
         return next(name for name in BACKENDS if _reason_against(name, operation, input, *others) is None)
-    reason = _reason_against(requested, operation, input, *others)
+    reason = _reason_against(asked, operation, input, *others)
     if reason is not None:
-        raise BackendError(f"backend {requested!r} was asked for {operation}", reason, "use xent.backend('auto')")
-    return requested
+        raise BackendError(f"backend {asked!r} was asked for {operation}", reason, "use xent.backend('auto')")
+    return asked
 
 
 def _reason_against(name: str, operation: str, input: Tensor, *others: Tensor | None) -> str | None:
