@@ -209,8 +209,9 @@ def _with_row_weight(terms: LossTerms, layout: LogitsLayout, shift: int) -> Loss
     if terms.row_weight is None:
         return terms
     check_device("row_weight", terms.row_weight, layout.device)
-    try:
-        expanded = terms.row_weight.expand(layout.row_shape)
+    row_weight = terms.row_weight
+    try:  # widened before it is expanded: the gradient of rows that share a weight is summed in float32
+        expanded = row_weight.to(stats_dtype(row_weight.dtype)).expand(layout.row_shape)
     except RuntimeError as error:
         raise ShapeError(
             f"row_weight has shape {tuple(terms.row_weight.shape)}",
