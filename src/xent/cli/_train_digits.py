@@ -72,6 +72,9 @@ def digits(
         _train(learner, run, as_json)
     except KeyboardInterrupt:
         return _stopped(run)
+    finally:
+        if run:
+            run.close()
     if as_json:
         timing = {"epochs_trained": learner.epoch - first_epoch, "seconds": round(time.monotonic() - started_at, 3)}
         typer.echo(json.dumps({**_summary(learner, run), **timing}, indent=2, ensure_ascii=False))

@@ -77,7 +77,7 @@ class RunDirectory:
 
         Raises:
             OptionError: `path` is no directory, no run of xent's, or a run of another recipe.
-            RunError: its config.json is damaged, or another process is writing the run.
+            RunError: its config.json is damaged, or another training is writing the run.
         """
         config = _read_config(path)
         if config["recipe"] != recipe:
@@ -114,11 +114,13 @@ class RunDirectory:
             RunError: it can't be written.
         """
         metrics = self.path / METRICS
-        with self._saying_how_to_resume(METRICS), metrics.open("ab") as file:
+        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        # Unbuffered: a buffer would try once more, on closing, to write what did not fit.
+        with self._saying_how_to_resume(METRICS), metrics.open("ab", buffering=0) as file:
             before = file.tell()
             try:
-                file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-                file.flush()
+                while line:
+                    line = line[file.write(line) :]
                 os.fsync(file.fileno())
             except OSError:
                 os.truncate(metrics, before)
@@ -155,7 +157,7 @@ class RunDirectory:
         self.config = config
 
     def close(self) -> None:
-        """Let other processes write the run."""
+        """Let others write the run."""
         os.close(self._lock)
 
     def _check_metrics(self, covered: bytes, checkpoint: Checkpoint) -> None:
@@ -231,7 +233,7 @@ def _locked(place: Path) -> int:
     except BlockingIOError as error:
         os.close(descriptor)
         raise RunError(
-            f"{place} is in use by another process", "one process at a time writes a run", "wait for it, or stop it"
+            f"{place} is being written already", "one training at a time writes a run", "wait for it, or stop it"
         ) from error
     return descriptor
 
