@@ -69,15 +69,15 @@ def digits(
         with interrupts_held():  # an import or a new directory half done helps nobody
             learner, run = _open(typed, out, resume)
         first_epoch = learner.epoch
-        _train(learner, run, as_json)
+        _train(learner, run, _console(as_json, _opening(learner, run, resumed=resume is not None)))
+        if as_json:
+            timing = {"epochs_trained": learner.epoch - first_epoch, "seconds": round(time.monotonic() - started_at, 3)}
+            typer.echo(json.dumps({**_summary(learner, run), **timing}, indent=2, ensure_ascii=False))
     except KeyboardInterrupt:
         return _stopped(run)
     finally:
         if run:
             run.close()
-    if as_json:
-        timing = {"epochs_trained": learner.epoch - first_epoch, "seconds": round(time.monotonic() - started_at, 3)}
-        typer.echo(json.dumps({**_summary(learner, run), **timing}, indent=2, ensure_ascii=False))
     return 0
 
 
@@ -99,22 +99,26 @@ def _open(typed: dict[str, Any], out: Path | None, resume: Path | None) -> tuple
     return digits_runs.begin(config, out)
 
 
-def _train(learner: Learner, run: RunDirectory, as_json: bool) -> None:
+def _console(as_json: bool, opening: list[str]) -> Console:
     from rich.console import Console
 
+    console = Console(stderr=as_json, highlight=False)
+    for line in opening:
+        console.print(line, soft_wrap=True, markup=False)
+    return console
+
+
+def _train(learner: Learner, run: RunDirectory, console: Console) -> None:
     from xent.recipes import digits
     from xent.recipes._display import Display
 
-    console = Console(stderr=as_json, highlight=False)
-    for line in _opening(learner, run):
-        console.print(line, soft_wrap=True, markup=False)
     latest = run.last_metrics() if learner.epoch else {"epoch": 0, **digits.measure(learner)}
     with Display(console, learner.landmarks, learner.config.epochs, latest) as display:
         digits.train(learner, run, display)
     _print_end(console, display.latest, learner, run)
 
 
-def _opening(learner: Learner, run: RunDirectory) -> list[str]:
+def _opening(learner: Learner, run: RunDirectory, *, resumed: bool) -> list[str]:
     config, images = learner.config, learner.images
     layers = f"{images.num_features} → {config.hidden} → {learner.landmarks.num_classes}"
     smoothing = f", label smoothing {config.label_smoothing:g}" if config.label_smoothing else ""
@@ -128,7 +132,7 @@ def _opening(learner: Learner, run: RunDirectory) -> list[str]:
     ]
     if learner.epoch >= config.epochs:
         lines.insert(-1, f"finished   all {learner.epoch} epochs were trained before")
-    elif learner.epoch:
+    elif resumed:
         lines.insert(-1, f"resumed    after epoch {learner.epoch} of {config.epochs}")
     return lines
 
