@@ -64,7 +64,7 @@ WRONG_USAGE = {
     "no recipe": (["train"], "no recipe given; the recipes are: digits"),
     "unknown recipe": (["train", "mnist"], "there is no recipe 'mnist'; the recipes are: digits"),
     "nearly a recipe": (["train", "digit"], "did you mean xent train digits?"),
-    "unknown command": (["trian"], "Did you mean 'train'?"),
+    "unknown command": (["trai"], "Did you mean 'train'?"),
     "unknown option": (["train", "digits", "--rate", "1"], "--rate"),
     "no number": (["train", "digits", "--lr", "fast"], "--lr"),
     "negative lr": (["train", "digits", "--lr", "-1"], "lr is -1.0; it must be a positive number"),

@@ -272,7 +272,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(copy: Path, tmp_path: Path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
     try:
         with pytest.raises(
-            RunError, match=r"checkpoint can't be written .*: free the place, then xent train digits --re"
+            RunError, match=r"checkpoint can't be written .*: make room or allow writing, then xent train di"
         ):
             finish(learner, directory)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -154,7 +155,8 @@ def _summary(learner: Learner, run: RunDirectory) -> dict[str, Any]:
 
     metrics = run.last_metrics()
     for part in ("train", "validation"):
-        metrics[part]["perplexity"] = perplexity(metrics[part]["loss"])
+        value = perplexity(metrics[part]["loss"])
+        metrics[part]["perplexity"] = value if math.isfinite(value) else None  # JSON has no infinity
     return {
         "recipe": run.config["recipe"],
         "run": str(run.path),

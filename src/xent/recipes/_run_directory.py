@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,7 +53,7 @@ class RunDirectory:
     @property
     def resume_command(self) -> str:
         """The command that goes on with this run."""
-        return f"xent train {self.config['recipe']} --resume {self.path}"
+        return f"xent train {self.config['recipe']} --resume {shlex.quote(str(self.path))}"
 
     @classmethod
     def create(cls, path: Path | None, config: dict[str, Any], first: Checkpoint) -> RunDirectory:
@@ -64,7 +65,9 @@ class RunDirectory:
         """
         refuse_existing(path)
         place = path or next(_free_names(config["recipe"]))
-        with _saying(f"{place} can't be written", "nothing was left behind; free the place or pass another --out"):
+        with _saying(
+            f"{place} can't be written", "nothing was left behind; make room, allow writing, or pass another --out"
+        ):
             place.parent.mkdir(parents=True, exist_ok=True)
             if place.is_dir():
                 _write_beginning(place, config, first)
@@ -174,7 +177,7 @@ class RunDirectory:
 
     @contextmanager
     def _saying_how_to_resume(self, name: str) -> Iterator[None]:
-        with _saying(f"{self.path / name} can't be written", f"free the place, then {self.resume_command}"):
+        with _saying(f"{self.path / name} can't be written", f"make room or allow writing, then {self.resume_command}"):
             yield
 
 
