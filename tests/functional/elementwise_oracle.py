@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.oracle import PRECISE, Figure, Truth, arithmetic_for
 
 FLOOR_OF_LOG = -100  # torch's bound of the logarithms of binary_cross_entropy
-FLOOR_OF_VARIANCE = 1e-12  # torch's bound of x(1 − x) in its gradient
+FLOOR_OF_VARIANCE = float(np.float32(1e-12))  # torch's bound of x(1 − x) in its gradient, which it holds as a float
 
 
 def _reduced(loss, size, options: dict, count: int):
