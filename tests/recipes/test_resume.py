@@ -54,6 +54,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
     monkeypatch.setattr(Path, "replace", guarded(Path.replace))
 
 
+@pytest.mark.slow
 def test_a_stop_at_every_write_of_an_epoch(tmp_path: Path, whole: Path):
     num_calls = 0
     while True:
