@@ -184,16 +184,15 @@ class _Loss:
 
     def _read_target(self, target: Tensor, behind) -> None:
         numbers, epsilon = self.numbers, self.numbers.number(self.options.label_smoothing)
-        count = len(self.x)
         if self.hard:
             self.index = target.numpy().astype(object)[behind].reshape(-1)  # Python integers: 156 is not −100
             self.counted = np.array([int(i) != self.options.ignore_index for i in self.index], dtype=bool)
-            self.raw = numbers.zeros((count, self.num_classes))
+            self.raw = numbers.zeros((len(self.x), self.num_classes))
             for row, index in enumerate(self.index):
                 if self.counted[row]:
                     self.raw[row, int(index)] = numbers.number(1)
         else:
-            self.counted = np.ones(count, dtype=bool)
+            self.counted = np.ones(len(self.x), dtype=bool)
             self.raw = np.moveaxis(numbers.array(target), self.class_dim, -1)[behind].reshape(-1, self.num_classes)
         self.q = (1 - epsilon) * self.raw + epsilon / self.num_classes
 

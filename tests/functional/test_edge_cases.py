@@ -155,7 +155,7 @@ def counted_targets(case: EdgeCase) -> torch.Tensor:
     return case.target.long()[..., case.options.get("shift", 0) :] if case.target.ndim else case.target.long()
 
 
-@cases(CASES, lambda case: case.gradient)
+@cases(CASES, is_small, lambda case: case.gradient)
 @dtypes
 @backends
 def test_gradients_of_the_statistics(backend, dtype, case):
