@@ -11,7 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # torch comes from the constraint, first: a plain "torch" would pull several GB of CUDA libraries.
 PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip --disable-pip-version-check install --quiet
-PYTEST := $(BIN)/python -m pytest
+# One process per core of the smallest machine; each keeps torch to one thread, so that they do not fight.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .PHONY: demo test test-fast lint format docs clean
 

@@ -21,9 +21,6 @@ DIFFERENCES = {
         "torch's chunked `linear_cross_entropy` has no second derivative and no forward mode; xent is checked for both "
         "on the chunked samples too."
     ),
-    "weight shape": (
-        "`LinearCrossEntropyLoss` with a class weight of the wrong length raises when called; torch's when constructed."
-    ),
     "no counterpart": (
         "torch has no `token_logprobs`: it runs on the class-index samples of `cross_entropy` and "
         '`linear_cross_entropy` without class weights, against −`cross_entropy(reduction="none")`.'
