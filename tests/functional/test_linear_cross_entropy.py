@@ -66,7 +66,7 @@ def test_k_dimensional_weight_is_torchs(backend, extra, soft):
     with xent.backend(backend):
         loss = xent.linear_cross_entropy(hidden, head, target, linear_bias=bias)
     close(loss, F.linear_cross_entropy(hidden, head, target, linear_bias=bias))
-    logits = torch.einsum("nd,c...d->nc...", hidden, head) + bias
+    logits = torch.einsum("bd,c...d->bc...", hidden, head) + bias
     close(loss, F.cross_entropy(logits, target))
 
 
