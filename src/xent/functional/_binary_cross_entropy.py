@@ -40,7 +40,8 @@ def binary_cross_entropy(
         order.
 
     Edge cases:
-        x = 0 with t = 1 costs 100, not ∞ (torch's bound). NaN is refused on CPU. Empty: the mean is NaN.
+        x = 0 with t = 1 costs 100, not ∞ (torch's bound); the gradient with respect to `target` is ±∞ at x = 0 and
+        x = 1, as in torch, whose bound is on the value alone. NaN is refused on CPU. Empty: the mean is NaN.
 
     Raises:
         ShapeError: shapes that differ.
