@@ -88,16 +88,17 @@ def _is_typed(context: typer.Context, name: str) -> bool:
 
 
 def _open(typed: dict[str, Any], out: Path | None, resume: Path | None) -> tuple[Learner, RunDirectory]:
-    config = None if resume else DigitsConfig(**typed)  # before the seconds that torch takes to load
+    if not resume:
+        config = DigitsConfig(**typed)  # checked before the seconds that torch takes to load
+        from xent.recipes import digits_runs
+
+        return digits_runs.begin(config, out)
     from xent.recipes import digits_runs
 
-    if resume:
-        learner, run = digits_runs.resume(resume, typed)
-        for note in digits_runs.version_notes(run):
-            typer.echo(f"xent: note: {note}", err=True)
-        return learner, run
-    assert config is not None
-    return digits_runs.begin(config, out)
+    learner, run = digits_runs.resume(resume, typed)
+    for note in digits_runs.version_notes(run):
+        typer.echo(f"xent: note: {note}", err=True)
+    return learner, run
 
 
 def _console(as_json: bool, opening: list[str]) -> Console:
