@@ -7,7 +7,7 @@ bfloat16 it computes in float32 (`astype` inside jit, which XLA fuses): that is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -23,43 +23,6 @@ from xent.bench.questions import Question
 from xent.bench.truth import loss_gradient_error
 
 _SMOOTHING = 0.1
-
-
-class CrossEntropyQuestion:
-    """What a loss and its gradient cost beside the peers, a read and a copy of the logits."""
-
-    name = "cross-entropy"
-    title = "the loss of given logits and its gradient"
-    baseline = "torch"
-    labels = {
-        "xent": "xent.cross_entropy",
-        "torch": "F.cross_entropy",
-        "compiled": "torch.compile of it",
-        "optax": "optax under jit",
-        "read": "logits.sum()",
-        "clone": "logits.clone()",
-    }
-    error_text = "largest |g − g64| / (p + q) over evenly spaced rows: 0.39 % is what rounding to bfloat16 costs"
-
-    def cases(self, quick: bool) -> Sequence[LossCase]:
-        """All cases, or small ones."""
-        return quick_cases() if quick else all_cases()
-
-    def contestants(self, case: LossCase) -> list[str]:
-        """Everyone."""
-        del case
-        return list(self.labels)
-
-    def absent(self) -> dict[str, str]:
-        """Peers that are not here."""
-        return absent(*self.labels)
-
-    def field(self, case: LossCase) -> LossField:
-        """Random logits and targets."""
-        return LossField(case)
-
-
-QUESTION: Question = CrossEntropyQuestion()
 
 
 class LossField:
@@ -150,3 +113,24 @@ class LossField:
         arguments = (logits, labels) if self.weight is None else (logits, labels, to_jax(self.weight))
         loss = {"probabilities": of_probabilities, "smoothing": smoothed, "weights": weighted}
         return jax_entry(loss.get(self.case.option, of_indices), arguments, int(self.case.backward))
+
+
+_LABELS = {
+    "xent": "xent.cross_entropy",
+    "torch": "F.cross_entropy",
+    "compiled": "torch.compile of it",
+    "optax": "optax under jit",
+    "read": "logits.sum()",
+    "clone": "logits.clone()",
+}
+QUESTION = Question(
+    name="cross-entropy",
+    title="the loss of given logits and its gradient",
+    baseline="torch",
+    labels=_LABELS,
+    error_text="largest |g − g64| / (p + q) over evenly spaced rows: 0.39 % is what rounding to bfloat16 costs",
+    cases=lambda quick: quick_cases() if quick else all_cases(),
+    contestants=lambda case: list(_LABELS),
+    absent=lambda: absent(*_LABELS),
+    field=LossField,
+)

@@ -7,8 +7,8 @@ none can avoid: hidden·Wᵀ, G·W and Gᵀ·hidden into buffers that are there 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
@@ -36,56 +36,6 @@ class LinearCase(Case):
     """`half_ignored`: every other row has no target."""
 
     half_ignored: bool = False
-
-
-class LinearQuestion:
-    """What linear + cross-entropy costs beside the peers and the three matrix products."""
-
-    name = "linear"
-    title = "linear layer and cross-entropy, forward + backward"
-    baseline = "naive"
-    labels = {
-        "xent": "xent.linear_cross_entropy",
-        "xent-16MiB": "… max_memory=16 MiB",
-        "naive": "F.linear, F.cross_entropy",
-        "compiled": "torch.compile of it",
-        "torch": "F.linear_cross_entropy",
-        "chunked": "… chunked",
-        "cce": "cut-cross-entropy",
-        "optax": "optax under jit",
-        "products": "three bare products",
-    }
-    error_text = "larger relative error of 64 rows of the gradients of input and weight"
-
-    def cases(self, quick: bool) -> Sequence[LinearCase]:
-        """Three shapes in two dtypes, and one with half of the rows ignored."""
-        if quick:
-            return [_case((64, 32, 1000), dtype, ()) for dtype in _PRODUCTS_BOUND]
-        cases = [
-            _case(shape, dtype, _needs(shape, dtype, bound))
-            for dtype, bounds in _PRODUCTS_BOUND.items()
-            for shape, bound in zip(_SHAPES, bounds, strict=True)
-        ]
-        return [*cases, _case(_SHAPES[0], "float32", (), half_ignored=True)]
-
-    def contestants(self, case: LinearCase) -> list[str]:
-        """Everyone; the bounded one at the last shape, where memory is hardest to save."""
-        bounded = case.shape == _SHAPES[-1] or case.shape not in _SHAPES
-        return [name for name in self.labels if bounded or name != "xent-16MiB"]
-
-    def absent(self) -> dict[str, str]:
-        """Peers that are not here."""
-        reasons = absent(*self.labels)
-        if not hasattr(F, "linear_cross_entropy"):
-            reasons |= dict.fromkeys(("torch", "chunked"), f"torch {torch.__version__} has no F.linear_cross_entropy")
-        return reasons
-
-    def field(self, case: LinearCase) -> LinearField:
-        """Random hidden states, weight and targets."""
-        return LinearField(case)
-
-
-QUESTION: Question = LinearQuestion()
 
 
 class LinearField:
@@ -219,3 +169,53 @@ def _needs(shape: tuple[int, int, int], dtype: str, products_bound: float) -> tu
             Need("times", 2.0, "xent", of="xent-16MiB"),
         ]
     return tuple(needs)
+
+
+def _cases(quick: bool) -> list[LinearCase]:
+    """Three shapes in two dtypes, and one with half of the rows ignored."""
+    if quick:
+        small = (_case((64, 32, 1000), dtype, ()) for dtype in _PRODUCTS_BOUND)
+        return [replace(case, memory=case.dtype == "float32") for case in small]
+    cases = [
+        _case(shape, dtype, _needs(shape, dtype, bound))
+        for dtype, bounds in _PRODUCTS_BOUND.items()
+        for shape, bound in zip(_SHAPES, bounds, strict=True)
+    ]
+    return [*cases, _case(_SHAPES[0], "float32", (), half_ignored=True)]
+
+
+def _contestants(case: LinearCase) -> list[str]:
+    """Everyone; the bounded one at the last shape, where memory is hardest to save."""
+    bounded = case.shape == _SHAPES[-1] or case.shape not in _SHAPES
+    return [name for name in _LABELS if bounded or name != "xent-16MiB"]
+
+
+def _absent() -> dict[str, str]:
+    reasons = absent(*_LABELS)
+    if not hasattr(F, "linear_cross_entropy"):
+        reasons |= dict.fromkeys(("torch", "chunked"), f"torch {torch.__version__} has no F.linear_cross_entropy")
+    return reasons
+
+
+_LABELS = {
+    "xent": "xent.linear_cross_entropy",
+    "xent-16MiB": "… max_memory=16 MiB",
+    "naive": "F.linear, F.cross_entropy",
+    "compiled": "torch.compile of it",
+    "torch": "F.linear_cross_entropy",
+    "chunked": "… chunked",
+    "cce": "cut-cross-entropy",
+    "optax": "optax under jit",
+    "products": "three bare products",
+}
+QUESTION = Question(
+    name="linear",
+    title="linear layer and cross-entropy, forward + backward",
+    baseline="naive",
+    labels=_LABELS,
+    error_text="larger relative error of 64 rows of the gradients of input and weight",
+    cases=_cases,
+    contestants=_contestants,
+    absent=_absent,
+    field=LinearField,
+)

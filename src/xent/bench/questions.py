@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
@@ -61,7 +61,8 @@ class Field(Protocol):
         ...
 
 
-class Question(Protocol):
+@dataclass(frozen=True)
+class Question:
     """A list of cases and who takes part.
 
     Attributes:
@@ -69,7 +70,11 @@ class Question(Protocol):
         title: one line.
         baseline: the contestant whose ratio is 1.
         labels: contestant → how it is shown, in the order of the tables.
-        error_text: what `gradient_error` measures.
+        error_text: what `Field.gradient_error` measures.
+        cases: all cases, or (True) small ones that finish in seconds.
+        contestants: who takes part in a case.
+        absent: contestant → why it can't take part here.
+        field: makes the inputs of a case.
     """
 
     name: str
@@ -77,22 +82,10 @@ class Question(Protocol):
     baseline: str
     labels: dict[str, str]
     error_text: str
-
-    def cases(self, quick: bool) -> Sequence[Any]:
-        """All cases, or small ones that finish in seconds."""
-        ...
-
-    def contestants(self, case: Any) -> list[str]:
-        """Who takes part in a case."""
-        ...
-
-    def absent(self) -> dict[str, str]:
-        """Contestant → why it can't take part here."""
-        ...
-
-    def field(self, case: Any) -> Field:
-        """Make the inputs of a case."""
-        ...
+    cases: Callable[[bool], Sequence[Any]]
+    contestants: Callable[[Any], list[str]]
+    absent: Callable[[], dict[str, str]]
+    field: Callable[[Any], Field]
 
 
 def named(name: str) -> Question:
