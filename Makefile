@@ -41,7 +41,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix src tests benchmarks
 
 bench: $(VENV)/.bench
-	@echo "== the losses beside their peers (about an hour and a half on 2 quiet cores; Ctrl-C keeps what was measured)"
+	@echo "== the losses beside their peers (about two hours on 2 quiet cores; Ctrl-C keeps what was measured)"
 	@$(if $(PEERS),$(PIP) $(PEERS))
 	$(BIN)/xent bench cross-entropy
 	$(BIN)/xent bench linear

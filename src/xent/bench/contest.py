@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_ONE_IS_ENOUGH = 5.0  # seconds; the call that sizes the stretches is a second warm-up anyway
+
 
 def _nothing() -> None: ...
 
@@ -116,13 +118,15 @@ def measure(
 
 def warm_up(entry: Entry, calls: int = 2, clock: Callable[[], float] = time.perf_counter) -> tuple[Any, float]:
     """Call an entry until it is compiled and its memory known; what the last call returned, and its seconds."""
-    result, seconds = None, math.inf
+    result, seconds = None, 0.0
     for _ in range(calls):
         result = None
         entry.reset()
         begun = clock()
         result = entry.run()
         seconds = clock() - begun
+        if seconds > _ONE_IS_ENOUGH:
+            break
     return result, seconds
 
 
@@ -132,7 +136,9 @@ def grad_mode(backward: bool) -> Any:
 
 
 def _calls_per_round(entry: Entry, pace: Pace, clock: Callable[[], float]) -> int:
-    seconds = min(_timed(entry, 1, clock) for _ in range(2))
+    seconds = _timed(entry, 1, clock)  # may still be a cold call
+    if seconds < 10 * pace.stretch_seconds:
+        seconds = min(seconds, _timed(entry, 1, clock))
     return max(1, math.ceil(pace.stretch_seconds / max(seconds, 1e-7)))
 
 

@@ -68,9 +68,9 @@ class Need:
         own, other = contestants.get(self.of, {}), contestants.get(self.against, {})
         match self.kind:
             case "speedup":
-                return _quotient(other.get("median_ms"), own.get("median_ms"))
+                return _quotient(_time(other), _time(own))
             case "times":
-                return _quotient(own.get("median_ms"), other.get("median_ms"))
+                return _quotient(_time(own), _time(other))
             case "extra_memory":
                 return own.get("extra_bytes")
             case "beyond_gradients":
@@ -86,6 +86,11 @@ class Need:
         if self.kind in ("extra_memory", "beyond_gradients"):
             return f"{value / self.unit:.2f}× logits" if self.unit else f"{value / _MIB:.0f} MiB"
         return f"{value:.2f}×"
+
+
+def _time(record: Mapping[str, Any]) -> float | None:
+    """The median, or the one call of a contestant that was over the time limit."""
+    return record.get("median_ms", record.get("single_ms"))
 
 
 def _quotient(top: float | None, bottom: float | None) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,6 +15,7 @@ from xent.bench.contest import Entry, Pace, Timing, grad_mode, measure, ratios_t
 from xent.bench.questions import Case, Field, Question
 from xent.errors import OptionError
 
+PACE = {"cross-entropy": Pace(), "linear": Pace(min_rounds=3, max_rounds=25, seconds=60.0)}
 QUICK_PACE = Pace(min_rounds=3, max_rounds=5, seconds=0.5)
 _AGREE_WITHIN = 0.01  # of the baseline's loss; bfloat16 losses have two to three digits
 
@@ -38,7 +38,7 @@ class Settings:
     only: str = ""
     without: tuple[str, ...] = ()
     pace: Pace = field(default_factory=Pace)
-    limit: float = 180.0
+    limit: float = 60.0
     memory: bool = True
     out: Path = results.DIRECTORY
 
@@ -65,6 +65,7 @@ class Run:
         path: the results file.
         cases: those that are asked for.
         results: what is known so far: the content of the file.
+        held: the contests of this run that are over.
     """
 
     question: Question
@@ -76,6 +77,7 @@ class Run:
         self.cases = self._asked_for()
         here = machine.describe()
         self.path = results.path_for(self.settings.out, self.question.name, here, self.settings.quick)
+        self.held: list[dict[str, Any]] = []
         fresh = {
             "question": self.question.name,
             "title": self.question.title,
@@ -88,14 +90,14 @@ class Run:
         }
         self.results = results.begin(self.path, fresh, keep=bool(self.settings.only))
 
-    def contests(self, watcher: Watcher) -> Iterator[dict[str, Any]]:
+    def hold_all(self, watcher: Watcher) -> None:
         """Hold the contests one by one; each is in the file before the next begins."""
         for index, case in enumerate(self.cases):
             contest = _Contest(self, case, index, watcher).hold()
             results.add(self.results, contest, self._order)
             results.save(self.path, self.results)
+            self.held.append(contest)
             watcher.done(contest)
-            yield contest
 
     def _asked_for(self) -> list[Case]:
         cases, only = list(self.question.cases(self.settings.quick)), self.settings.only
@@ -170,7 +172,7 @@ class _Contest:
             if found.get("extra_bytes") is not None:
                 record["beyond_gradients_bytes"] = max(0, found["extra_bytes"] - self.case.gradient_bytes)
             if found.get("seconds", 0) > settings.limit:
-                record["note"] = f"over the time limit: one call took {found['seconds']:.0f} s of {settings.limit:g}"
+                _over_limit(record, found["seconds"], settings.limit)
 
     def _ready(self, field: Field, records: dict[str, dict[str, Any]]) -> dict[str, Entry]:
         """Entries that are warm; whoever fails or takes too long gets a note instead."""
@@ -183,7 +185,7 @@ class _Contest:
                 entry = field.entry(name)
                 result, seconds = warm_up(entry)
                 if seconds > self.run.settings.limit:
-                    record["note"] = f"over the time limit: one call took {seconds:.0f} s"
+                    _over_limit(record, seconds, self.run.settings.limit)
                     continue
                 if entry.loss:
                     record["loss"] = entry.loss(result)
@@ -195,6 +197,11 @@ class _Contest:
             except Exception as error:  # a peer may raise anything; the others go on
                 record["note"] = f"failed: {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
         return entries
+
+
+def _over_limit(record: dict[str, Any], seconds: float, limit: float) -> None:
+    record["single_ms"] = round(1e3 * seconds, 1)
+    record["note"] = f"over the time limit of {limit:g} s: its one call took {seconds:.0f} s"
 
 
 def _enter(records: dict[str, dict[str, Any]], timings: dict[str, Timing], baseline: str) -> None:

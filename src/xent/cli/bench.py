@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -51,7 +51,7 @@ def _command(question: str, about: str) -> None:
         quick: _Quick = False,
         threads: _Threads = 0,
         seconds: _Seconds = None,
-        limit: _Limit = 180.0,
+        limit: _Limit = 60.0,
         memory: _Memory = True,
         out: _Out = Path("benchmarks/results"),
         as_json: _Json = False,
@@ -96,17 +96,17 @@ def _prepared(
     from dataclasses import replace
 
     from xent.bench import questions
-    from xent.bench.contest import Pace
     from xent.bench.machine import use_threads
-    from xent.bench.runner import QUICK_PACE, Run, Settings
+    from xent.bench.runner import PACE, QUICK_PACE, Run, Settings
 
     if threads:
         use_threads(threads)
-    pace = QUICK_PACE if quick else Pace()
+    asked = questions.named(question)
+    pace = QUICK_PACE if quick else PACE[question]
     settings: Settings = Settings(
         quick, only, without, replace(pace, seconds=pace.seconds if seconds is None else seconds), limit, memory, out
     )
-    return Run(questions.named(question), settings)
+    return Run(asked, settings)
 
 
 def _answer(run: Run, as_json: bool, check: bool) -> int:
@@ -118,21 +118,20 @@ def _answer(run: Run, as_json: bool, check: bool) -> int:
     console = Console(stderr=as_json, highlight=False)
     for line in opening(run):
         console.print(line, markup=False)
-    held: list[dict[str, Any]] = []
     try:
         with Display(console, run.question.labels) as display:
-            held.extend(run.contests(display))
+            run.hold_all(display)
     except KeyboardInterrupt:
-        return _stopped(run, held)
+        return _stopped(run)
     console.print(needs_table(run.results))
     console.print(f"results    {run.path}", soft_wrap=True, markup=False)
     if as_json:
         typer.echo(json.dumps(run.results, indent=1, ensure_ascii=False))
-    missed = [need for contest in held for need in contest["needs"] if need["reached"] is False]
+    missed = [need for contest in run.held for need in contest["needs"] if need["reached"] is False]
     return 1 if check and missed else 0
 
 
-def _stopped(run: Run, held: list[dict[str, Any]]) -> int:
-    kept = f"kept {len(held)} of {len(run.cases)} contests in {run.path}" if held else "no contest was over"
+def _stopped(run: Run) -> int:
+    kept = f"kept {len(run.held)} of {len(run.cases)} contests in {run.path}" if run.held else "no contest was over"
     typer.echo(f"xent: stopped; {kept}", err=True)
     return _INTERRUPTED
