@@ -1,6 +1,6 @@
 """From a linear layer and its hidden states to a canonical problem whose logits nobody has made yet.
 
-    hidden (*rows, D)     weight (C·K, D), bias (C·K)     target (*rows, *extra) or (*rows, *extra, C),  K = Π extra
+hidden (*rows, D)     weight (C·K, D), bias (C·K)     target (*rows, *extra) or (*rows, *extra, C),  K = Π extra
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def head_rows_of(input: Tensor, head: Head, target: Tensor, terms: LossTerms, di
     dim = checked_dim(dim, input)
     check_device("linear_weight", head.weight, input.device)
     _check_fits(input, head.weight, dim)
-    _check_bias(head, input.device)
+    _check_bias(head, input)
     layout = LogitsLayout(
         (*input.shape[:dim], head.num_classes, *head.extra_shape, *input.shape[dim + 1 :]), dim, input.device
     )
@@ -118,7 +118,9 @@ def _check_dimensions(input: Tensor, weight: Tensor) -> None:
     if input.ndim == 0:
         raise ShapeError("input is a scalar", "it needs a dimension of features", "pass shape (D,) or (N, D)")
     if weight.ndim < 2:
-        raise ShapeError(f"linear_weight has shape {tuple(weight.shape)}", "it is (C, D)", "pass the weight of a Linear")
+        raise ShapeError(
+            f"linear_weight has shape {tuple(weight.shape)}", "it is (C, D)", "pass the weight of a Linear"
+        )
 
 
 def _check_fits(input: Tensor, weight: Tensor, dim: int) -> None:
@@ -135,19 +137,24 @@ def _check_fits(input: Tensor, weight: Tensor, dim: int) -> None:
             "K-dimensional logits need batched input with the features last",
             "pass input of shape (N, D)",
         )
-    if weight.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
+    _check_one_dtype("linear_weight", weight, input)
+
+
+def _check_one_dtype(name: str, tensor: Tensor, input: Tensor) -> None:
+    if tensor.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
         raise DtypeError(
-            f"input is {input.dtype} and linear_weight {weight.dtype}",
+            f"input is {input.dtype} and {name} {tensor.dtype}",
             "a product needs one dtype outside autocast",
-            "pass linear_weight.to(input.dtype)",
+            f"pass {name}.to(input.dtype)",
         )
 
 
-def _check_bias(head: Head, device: torch.device) -> None:
+def _check_bias(head: Head, input: Tensor) -> None:
     if head.bias is None:
         return
     check_floating("linear_bias", head.bias)
-    check_device("linear_bias", head.bias, device)
+    check_device("linear_bias", head.bias, input.device)
+    _check_one_dtype("linear_bias", head.bias, input)
     if head.bias.shape != head.weight.shape[:-1]:
         raise ShapeError(
             f"linear_bias has shape {tuple(head.bias.shape)}",

@@ -3,9 +3,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from xent.errors import DtypeError
-from xent.reduction import reduce_rows
 from xent.ops.choice import column
 from xent.problem import rows_of
+from xent.reduction import reduce_rows
 from xent.terms import LossTerms
 
 

@@ -135,7 +135,11 @@ def _values(rows: CountedRows, merged: _Merged, with_stats: bool) -> Values:
     loss = torch.where(merged.mass == 0, merged.spread, loss)
     if rows.problem.is_hard:
         hard = merged.lse - merged.target_logit
-        loss = loss + (1 - terms.label_smoothing) * _class_weight_at_target(rows) * hard if terms.label_smoothing < 1 else loss
+        loss = (
+            loss + (1 - terms.label_smoothing) * _class_weight_at_target(rows) * hard
+            if terms.label_smoothing < 1
+            else loss
+        )
     loss = row_weight * loss
     if terms.z_loss:
         loss = loss + weight * terms.z_loss * merged.lse.square()

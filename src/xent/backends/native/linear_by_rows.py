@@ -84,9 +84,7 @@ class _Sums:
         self._hidden_gradient = fresh(rows.hidden.shape, dtype) if needs.hidden else None
         if self._hidden_gradient is not None and rows.kept is not None:
             self._hidden_gradient.zero_()
-        self._weight_gradient = (
-            fresh(self._weight.shape, dtype if self._one_chunk else exact) if needs.weight else None
-        )
+        self._weight_gradient = fresh(self._weight.shape, dtype if self._one_chunk else exact) if needs.weight else None
         self._bias_gradient = torch.zeros(self._weight.shape[0], dtype=exact) if needs.bias else None
         if len(rows) == 0 and self._weight_gradient is not None:
             self._weight_gradient.zero_()

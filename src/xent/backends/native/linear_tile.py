@@ -70,7 +70,7 @@ class Tile:
         self.start, self.logits, self.buffer, self._shared = start, logits, buffer, shared
 
     def logits_at(self, column: Tensor) -> Tensor:
-        """z of one class of the tile for each row, float64, after scale and soft cap."""
+        """Z of one class of the tile for each row, float64, after scale and soft cap."""
         terms = self._shared.terms
         z = self.logits.gather(1, column.unsqueeze(1)).squeeze(1).double() * terms.logit_scale
         return z if terms.softcap is None else terms.softcap * torch.tanh(z / terms.softcap)
