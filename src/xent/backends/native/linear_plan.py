@@ -110,7 +110,7 @@ def _by_rows(size: Size, bound: int, with_gradient: bool) -> Plan | None:
     if step < 1:
         return None
     chunks = max(-(-size.rows // step), 1)
-    step = min(_multiple(-(-size.rows // chunks), 16), step)  # chunks of one size
+    step = max(min(_multiple(-(-size.rows // chunks), 16), step), 1)  # chunks of one size
     slow = 1 + _ROWS_FOR_HALF_SPEED / max(step, 1)
     copies = 2 * 4 * size.classes * size.features * (chunks - 1) if size.weight_gradient else 0
     seconds = (3 if with_gradient else 1) * size.product_seconds * slow

@@ -168,11 +168,9 @@ def _again_rows(problem: HeadRows) -> tuple[Tensor, ...]:
 def _reference_gradients(
     ctx: Any, problem: HeadRows, values: tuple[Tensor, ...], upstream: tuple[Tensor | None, ...], count: int = 8
 ) -> tuple[Tensor | None, ...]:
-    wanted = [
-        t for t, need in zip(_tensors(problem)[:3], ctx.needs_input_grad[:3], strict=True) if need and t is not None
-    ]
+    asked = ctx.needs_input_grad[:3]
+    wanted = [t for t, need in zip(_tensors(problem)[:3], asked, strict=True) if need and t is not None]
     pairs = [(value, g) for value, g in zip(values, upstream, strict=True) if g is not None]
-    found = iter(
-        torch.autograd.grad([v for v, _ in pairs], wanted, [g for _, g in pairs], create_graph=torch.is_grad_enabled())
-    )
-    return tuple(next(found) if need else None for need in ctx.needs_input_grad[:3]) + (None,) * (count - 3)
+    outputs, gradients = [value for value, _ in pairs], [g for _, g in pairs]
+    found = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=torch.is_grad_enabled()))
+    return tuple(next(found) if need else None for need in asked) + (None,) * (count - 3)
