@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xent.backends.native.linear_plan import Plan
+from xent.backends.native.linear_plan import ROW_BLOCK, Plan
 from xent.backends.native.linear_rows import CountedRows, row_weights
 from xent.backends.native.linear_tile import Tile, TileTerms
 from xent.backends.native.linear_values import Gradients, Needs, Upstream, Values, accumulator_dtype, empty_values
@@ -55,24 +55,35 @@ def loss_and_gradients(rows: CountedRows, plan: Plan, upstream: Upstream, needs:
 
 
 class _Tiles:
-    """The tiles of one problem; the logits of the last `keep` of a pass stay where they are."""
+    """The tiles of one problem; the logits of the last `keep` of a pass stay where they are.
+
+    A pass for gradients begins with the tiles that the plan keeps, whether they were kept or not: sums of floats
+    depend on their order, and a gradient must not depend on when it is made.
+    """
 
     def __init__(self, rows: CountedRows, plan: Plan, keep: int) -> None:
         self.rows, self.step = rows, plan.step
         self.width = rows.problem.weight.shape[0]
+        self.starts = list(range(0, self.width, self.step))
+        self.first = len(self.starts) - min(plan.kept_tiles, len(self.starts))
         self.hidden = rows.hidden_between(0, len(rows))
         self.terms = TileTerms(rows)
         self._buffers = [fresh((len(rows) * plan.step,), rows.hidden.dtype) for _ in range(keep + 1)]
         self._made: dict[int, Tile] = {}
 
-    def __iter__(self) -> Iterator[Tile]:
-        """Every tile, those in memory first."""
-        starts = range(0, self.width, self.step)
-        for start in sorted(starts, key=lambda start: start not in self._made):
+    def for_values(self) -> Iterator[Tile]:
+        """Every tile, in the order of the classes; the last ones stay."""
+        for start in self.starts:
+            tile = self._make(start)
+            yield tile
+            self._keep(tile)
+
+    def for_gradients(self) -> Iterator[Tile]:
+        """Every tile, those that the plan keeps first."""
+        for start in self.starts[self.first :] + self.starts[: self.first]:
             yield self._made.pop(start, None) or self._make(start)
 
-    def keep(self, tile: Tile) -> None:
-        """Leave the logits of `tile` where they are until they are asked for again."""
+    def _keep(self, tile: Tile) -> None:
         self._made[tile.start] = tile
         while len(self._made) >= len(self._buffers):
             del self._made[min(self._made)]
@@ -97,9 +108,8 @@ def _merged(rows: CountedRows, tiles: _Tiles, with_stats: bool) -> _Merged:
     merged = _Merged(
         column(-torch.inf), column(0), column(0), column(0), column(0), column(-torch.inf), column(-1).long()
     )
-    for tile in tiles:
+    for tile in tiles.for_values():
         _merge(merged, tile, with_stats)
-        tiles.keep(tile)
     return merged
 
 
@@ -174,12 +184,13 @@ def _gradients(rows: CountedRows, tiles: _Tiles, values: Values, upstream: Upstr
     of_hidden = torch.zeros(len(rows), weight.shape[1], dtype=exact) if needs.hidden else None
     of_weight = fresh(weight.shape, dtype) if needs.weight else None
     of_bias = torch.zeros(weight.shape[0], dtype=dtype) if needs.bias else None
-    for tile in tiles:
+    for tile in tiles.for_gradients():
         gradient, stop = tile.gradient(), tile.start + tile.logits.shape[1]
         if of_hidden is not None and exact == dtype:
             of_hidden.addmm_(gradient, weight[tile.start : stop])
         elif of_hidden is not None:
-            of_hidden += gradient @ weight[tile.start : stop]
+            for start in range(0, len(rows), ROW_BLOCK):  # a product in half, added in float32, a few rows at a time
+                of_hidden[start : start + ROW_BLOCK] += gradient[start : start + ROW_BLOCK] @ weight[tile.start : stop]
         if of_weight is not None:
             torch.mm(gradient.t(), tiles.hidden, out=of_weight[tile.start : stop])
         if of_bias is not None:

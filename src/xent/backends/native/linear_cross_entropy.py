@@ -54,5 +54,6 @@ def _plan_of(rows: CountedRows, needs: Needs | None) -> Plan:
         half=weight.dtype in HALF,
         weight_gradient=needs is not None and needs.weight,
         sliced=not rows.problem.extra_shape,
+        gathered=rows.kept is not None,
     )
     return plan(size, rows.problem.max_memory, with_gradient=needs is not None)

@@ -20,6 +20,7 @@ DEFAULT_BYTES = 64 * MIB  # of extra memory, or a tenth of inputs and gradients 
 # Seconds per unit on the machine of benchmarks/results; only their ratio decides.
 _SECONDS_PER_FLOP = 1 / 330e9
 _SECONDS_PER_BYTE = 1 / 12e9
+ROW_BLOCK = 1024  # rows of the hidden gradient that a half product makes at a time
 _ROWS_FOR_HALF_SPEED = 12  # a product with so few rows (or columns) runs at half its speed
 
 
@@ -35,6 +36,7 @@ class Size:
         half: whether gradients are accumulated in float32 beside the inputs' dtype.
         weight_gradient: whether the weight needs its gradient.
         sliced: whether classes can be cut (not for K-dimensional logits).
+        gathered: whether hidden states are copied together, because rows in between are ignored.
     """
 
     rows: int
@@ -44,6 +46,7 @@ class Size:
     half: bool
     weight_gradient: bool
     sliced: bool
+    gathered: bool = False
 
     @property
     def product_seconds(self) -> float:
@@ -124,8 +127,10 @@ def _by_rows(size: Size, bound: int, with_gradient: bool) -> Plan | None:
 def _by_classes(size: Size, bound: int, with_gradient: bool) -> Plan | None:
     if not size.sliced or size.rows == 0:
         return None
-    fixed = size.rows * (size.features * (size.item + (4 + size.item if size.half else 0)) + 128)
-    column = size.rows * size.item + (4 * size.features if size.half else 0)
+    fixed = size.rows * (size.features * size.item * size.gathered + 128)  # 128: statistics of a row, in float64
+    if with_gradient and size.half:  # the float32 sum of the hidden gradient, and a product to be added to it
+        fixed += size.features * (4 * size.rows + size.item * min(size.rows, ROW_BLOCK))
+    column = size.rows * size.item
     columns = (bound - fixed) // column
     if columns < min(64, size.classes):
         return None

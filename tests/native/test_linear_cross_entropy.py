@@ -1,0 +1,239 @@
+"""Linear + cross-entropy on the kernels: both ways to cut it, its plan, its memory, what it never makes."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import xent
+from xent.backends.native import linear_cross_entropy as kernel
+from xent.backends.native.linear_plan import MIB, Plan, Size, plan
+from xent.errors import BackendError
+
+ROWS, FEATURES, CLASSES = 37, 13, 301
+CUTS = {
+    "rows": Plan("rows", 7, 0, 0, 0.0),
+    "classes": Plan("classes", 64, 0, 0, 0.0),
+    "classes, two tiles kept": Plan("classes", 64, 2, 0, 0.0),
+}
+SETTINGS = [
+    {"label_smoothing": smoothing, "z_loss": z_loss, "softcap": softcap, "logit_scale": 1.3}
+    for smoothing, z_loss, softcap in itertools.product((0.0, 0.1, 1.0), (0.0, 0.01), (None, 3.0))
+]
+
+
+@pytest.fixture
+def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Cut the work as named, whatever the cost model says."""
+    monkeypatch.setattr(kernel, "plan", lambda size, bound, *, with_gradient: CUTS[request.param])
+    return request.param
+
+
+def results(backend: str, soft: bool, weighted: bool, use: str, **options: Any) -> list[Tensor]:
+    """Values and gradients of one problem, float64 inputs, weights drawn alike for every backend."""
+    draw = torch.Generator().manual_seed(1)
+    shapes = {"input": (ROWS, FEATURES), "linear_weight": (CLASSES, FEATURES), "linear_bias": (CLASSES,)}
+    leaves = {
+        name: torch.randn(shape, generator=draw, dtype=torch.float64).requires_grad_() for name, shape in shapes.items()
+    }
+    target = torch.randint(0, CLASSES, (ROWS,), generator=draw)
+    target[::5] = -100
+    if soft:
+        target = torch.rand(ROWS, CLASSES, generator=draw, dtype=torch.float64).softmax(1)
+    if weighted:
+        options["weight"] = torch.rand(CLASSES, generator=draw, dtype=torch.float64)
+        options["row_weight"] = torch.randn(ROWS, generator=draw, dtype=torch.float64)
+    with xent.backend(backend):
+        if use == "stats":
+            loss, rows = xent.linear_cross_entropy(**leaves, target=target, stats=True, **options)
+            ramp = torch.linspace(0, 1, ROWS, dtype=torch.float64)
+            (loss + rows.lse @ ramp + rows.entropy @ (1 + ramp)).backward()
+            values = [loss, *rows]
+        else:
+            loss = xent.linear_cross_entropy(**leaves, target=target, reduction=use, **options)
+            loss.backward(torch.linspace(1, 2, loss.numel(), dtype=torch.float64).view(loss.shape) * 2.5)
+            values = [loss]
+    return values + [leaf.grad for leaf in leaves.values() if leaf.grad is not None]
+
+
+@pytest.mark.parametrize("cut", CUTS, indirect=True)
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("use", ["mean", "sum", "none", "stats"])
+def test_every_cut_gives_the_reference(cut: str, soft: bool, weighted: bool, use: str) -> None:
+    for options in SETTINGS:
+        got, want = (results(backend, soft, weighted, use, **options) for backend in ("native", "reference"))
+        assert len(got) == len(want)
+        for one, other in zip(got, want, strict=True):
+            # float64 sums of 301 terms in another order, over values up to about 20
+            torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12, msg=f"{cut} {options}")
+
+
+@pytest.mark.parametrize("cut", CUTS, indirect=True)
+def test_masked_classes(cut: str) -> None:
+    """−inf in the bias masks classes, a whole tile of them too; a masked target costs +inf."""
+    bias = torch.zeros(CLASSES)
+    bias[:70] = -torch.inf
+    hidden, head = torch.randn(4, FEATURES), torch.randn(CLASSES, FEATURES)
+    target = torch.tensor([80, 300, 100, 3])
+    losses = []
+    for backend in ("native", "reference"):
+        with xent.backend(backend):
+            loss, rows = xent.linear_cross_entropy(hidden, head, target, linear_bias=bias, stats=True, reduction="none")
+            losses.append((loss, rows.entropy, rows.prediction))
+    for one, other in zip(*losses, strict=True):
+        torch.testing.assert_close(one, other)
+    assert losses[0][0][3] == torch.inf
+
+
+@pytest.mark.parametrize("cut", CUTS, indirect=True)
+def test_backward_twice_gives_the_same_gradient(cut: str) -> None:
+    hidden = torch.randn(ROWS, FEATURES, requires_grad=True)
+    head = torch.randn(CLASSES, FEATURES, requires_grad=True)
+    loss = xent.linear_cross_entropy(hidden, head, torch.zeros(ROWS, dtype=torch.long))
+    first = torch.autograd.grad(loss, (hidden, head), retain_graph=True)
+    second = torch.autograd.grad(loss, (hidden, head))
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_gradients_of_a_tied_weight_add_up() -> None:
+    embedding = torch.nn.Embedding(CLASSES, FEATURES)
+    tokens = torch.randint(0, CLASSES, (ROWS,))
+
+    def gradient(loss: Callable[..., Tensor]) -> Tensor:
+        embedding.zero_grad()
+        loss(embedding(tokens), embedding.weight, tokens).backward()
+        assert embedding.weight.grad is not None
+        return embedding.weight.grad.clone()
+
+    plain = gradient(lambda h, w, y: torch.nn.functional.cross_entropy(h @ w.T, y))
+    torch.testing.assert_close(gradient(xent.linear_cross_entropy), plain)
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products and remembers the largest tensor that was made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count, self.largest = 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.count += func.overloadpacket.__name__ in ("mm", "addmm", "addmm_")
+        for tensor in torch.utils._pytree.tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self.largest = max(self.largest, tensor.untyped_storage().nbytes() // tensor.element_size())
+        return result
+
+
+@pytest.fixture
+def seen_by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the kernels run under a dispatch mode that only watches."""
+    from xent.ops import native
+
+    monkeypatch.setattr(native._torch_c, "_len_torch_dispatch_stack", lambda: 0)
+
+
+@pytest.mark.usefixtures("seen_by_kernels")
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_no_table_of_logits_is_ever_made(soft: bool) -> None:
+    """Any tensor of rows × classes would be larger than all that is made for any option."""
+    rows, features, classes = 64, 4, 4096
+    target = torch.randint(0, classes, (rows,))
+    if soft:  # the caller's own table, expanded from one row
+        target = torch.full((1, classes), 1 / classes).expand(rows, classes)
+    for options in SETTINGS:
+        hidden, head = torch.randn(rows, features), torch.randn(classes, features)
+        with Products() as products:
+            loss = xent.linear_cross_entropy(
+                hidden.requires_grad_(), head.requires_grad_(), target, max_memory=300_000, **options
+            )
+            loss.backward()
+        assert products.largest < rows * classes
+        assert products.count >= 3
+
+
+@pytest.mark.usefixtures("seen_by_kernels")
+def test_what_is_not_asked_for_costs_no_product() -> None:
+    hidden, head = torch.randn(8, 4), torch.randn(16, 4)
+    target = torch.tensor([1, 2, 3, 4, -100, -100, -100, -100])
+    for needs, count in (((False, False), 1), ((True, False), 2), ((False, True), 2), ((True, True), 3)):
+        with Products() as products:
+            loss = xent.linear_cross_entropy(
+                hidden.clone().requires_grad_(needs[0]), head.clone().requires_grad_(needs[1]), target
+            )
+            if any(needs):
+                loss.backward()
+        assert products.count == count, needs
+
+
+def test_plans_keep_to_their_memory() -> None:
+    for rows, features, classes in ((2048, 768, 50257), (4096, 2048, 32000), (1024, 2304, 256000)):
+        for half in (False, True):
+            size = Size(rows, features, classes, 2 if half else 4, half, weight_gradient=True, sliced=True)
+            for bound in (None, 16 * MIB, 64 * MIB, 1 << 34):
+                try:
+                    cut = plan(size, bound, with_gradient=True)
+                except BackendError:
+                    assert bound == 16 * MIB
+                    assert half  # the float32 sums of the hidden gradient alone are more
+                    continue
+                assert cut.extra_bytes <= (size.default_bytes() if bound is None else bound)
+
+
+def test_more_memory_is_never_slower() -> None:
+    size = Size(2048, 768, 50257, 4, half=False, weight_gradient=True, sliced=True)
+    seconds = [plan(size, bound * MIB, with_gradient=True).seconds for bound in (24, 48, 96, 192, 512)]
+    assert seconds == sorted(seconds, reverse=True)
+
+
+def test_too_little_memory_is_an_error() -> None:
+    with pytest.raises(BackendError, match="max_memory=10 bytes for logits of 3 × 5"):
+        xent.linear_cross_entropy(torch.zeros(3, 4), torch.zeros(5, 4), torch.tensor([0, 1, 2]), max_memory=10)
+
+
+PEAK = """
+import sys, torch, xent
+dtype, bound = getattr(torch, sys.argv[1]), int(sys.argv[2])
+def peak():
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+def step(rows):
+    hidden, target = torch.randn(rows, 256).to(dtype).requires_grad_(), torch.randint(0, 20000, (rows,))
+    torch.manual_seed(0)
+    weight.grad = None
+    xent.linear_cross_entropy(hidden, weight, target, max_memory=bound or None).backward()
+    return hidden
+weight = torch.randn(20000, 256).to(dtype).requires_grad_()
+step(64)  # loads what it loads, and the weight's gradient stands
+hidden = torch.randn(2048, 256).to(dtype).requires_grad_()
+target = torch.randint(0, 20000, (2048,))
+held = torch.zeros(weight.numel() + hidden.numel(), dtype=dtype)  # the gradients of the step to come
+del held
+open("/proc/self/clear_refs", "w").write("5")
+before = peak()
+weight.grad = None
+xent.linear_cross_entropy(hidden, weight, target, max_memory=bound or None).backward()
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak resident memory from /proc")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("bound", [0, 24 * MIB])
+def test_peak_memory_is_measured_to_keep_to_the_bound(dtype: str, bound: int) -> None:
+    """The logits would take 156 MiB in float32, 78 in bfloat16; 8 MiB is what a product packs and malloc rounds up."""
+    out = subprocess.run(
+        [sys.executable, "-c", PEAK, dtype, str(bound)], capture_output=True, text=True, check=True
+    ).stdout
+    gradients = (20000 + 2048) * 256 * (4 if dtype == "float32" else 2)
+    assert int(out) <= gradients + (bound or 64 * MIB) + 8 * MIB
