@@ -106,7 +106,7 @@ def measure(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     calls = peers(case, logits, target, options, arguments.compile)
     rounds = arguments.repeat if logits.numel() > 1 << 20 else arguments.repeat * 40
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for name, call in calls.items():
+    for call in calls.values():
         call()  # compiles, and warms the caches of every allocator
     for _ in range(rounds):
         for name, call in calls.items():
@@ -162,7 +162,7 @@ def peers(
 
     calls = {"xent": call_of(xent.cross_entropy), "torch": call_of(F.cross_entropy)}
     if logits.numel() > 1 << 20:
-        calls |= {"read": lambda: logits.sum(), "clone": lambda: logits.clone()}
+        calls |= {"read": logits.sum, "clone": logits.clone}
     if compiled:
         calls["torch.compile"] = call_of(torch.compile(F.cross_entropy, fullgraph=True))
     if not options and not case.soft and case.layout == "rows":
