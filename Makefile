@@ -3,6 +3,8 @@
 #   make demo       train a real model on handwritten digits
 #   make test       the whole test suite (make test-fast leaves out the slow tests)
 #   make lint       format, lint, types, layers, spelling
+#   make bench      measure the losses beside their peers (PEERS=cut-cross-entropy adds that one, with triton)
+#   make performance  docs/performance.md from the results of make bench
 #   make docs       regenerate the measured tables in docs/
 #   make clean      remove the environment and caches (never runs/)
 
@@ -11,9 +13,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # torch comes from the constraint, first: a plain "torch" would pull several GB of CUDA libraries.
 PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip --disable-pip-version-check install --quiet
-PYTEST := $(BIN)/python -m pytest
+# One process per core of the smallest machine; each keeps torch to one thread, so that they do not fight.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test test-fast lint format docs clean
+.PHONY: demo test test-fast lint format bench performance docs clean
 
 demo: $(VENV)/.demo
 	@echo "== xent train digits"
@@ -28,15 +31,25 @@ test-fast: $(VENV)/.dev
 
 lint: $(VENV)/.dev
 	@echo "== format, lint, types, layers, spelling"
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/codespell src tests docs *.md
 
 format: $(VENV)/.dev
-	$(BIN)/ruff format src tests
-	$(BIN)/ruff check --fix src tests
+	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks
+
+bench: $(VENV)/.bench
+	@echo "== the losses beside their peers (about two hours on 2 quiet cores; Ctrl-C keeps what was measured)"
+	@$(if $(PEERS),$(PIP) $(PEERS))
+	$(BIN)/xent bench cross-entropy
+	$(BIN)/xent bench linear
+
+performance: $(VENV)/.bench
+	$(BIN)/python -m xent.bench.pictures
+	$(BIN)/python -m xent.bench.page
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m tests.conformance.counts > docs/conformance.md
@@ -59,4 +72,9 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 $(VENV)/.dev: $(VENV)/.demo pyproject.toml
 	@echo "== installing the tools for development"
 	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.demo pyproject.toml
+	@echo "== installing the peers (jax, optax) and what draws the picture"
+	@$(PIP) --editable '.[bench]'
 	@touch $@

@@ -155,6 +155,8 @@ def _target_shape_error(layout: LogitsLayout, target: Tensor) -> ShapeError:
         do = "pass target.squeeze(-1)"
     elif target.numel() == _product(rows):
         do = f"pass target.reshape({rows}) if its order is that of the rows"
+    elif len(shape) > 2 and target.numel() == _product(shape[:-1]):
+        do = f"pass target.reshape({shape[:-1]}) and dim=-1 if the classes are last"
     else:
         do = "pass one target for each row"
     return ShapeError(got, need, do)
@@ -209,8 +211,9 @@ def _with_row_weight(terms: LossTerms, layout: LogitsLayout, shift: int) -> Loss
     if terms.row_weight is None:
         return terms
     check_device("row_weight", terms.row_weight, layout.device)
-    try:
-        expanded = terms.row_weight.expand(layout.row_shape)
+    row_weight = terms.row_weight
+    try:  # widened before it is expanded: the gradient of rows that share a weight is summed in float32
+        expanded = row_weight.to(stats_dtype(row_weight.dtype)).expand(layout.row_shape)
     except RuntimeError as error:
         raise ShapeError(
             f"row_weight has shape {tuple(terms.row_weight.shape)}",
@@ -229,18 +232,23 @@ def _check_shift(shift: object, layout: LogitsLayout) -> None:
         raise ShapeError(f"shift={shift} for one unbatched row", "a shift needs a sequence of rows", "pass shift=0")
 
 
-def check_floating(name: str, tensor: object) -> None:
-    """Raise unless `tensor` is a floating point tensor."""
+def check_tensor(name: str, tensor: object) -> Tensor:
+    """`tensor`, or raise if it is none."""
     if not isinstance(tensor, Tensor):
         raise DtypeError(f"{name} is a {type(tensor).__name__}", "it is a tensor", f"pass torch.tensor({name})")
+    return tensor
+
+
+def check_floating(name: str, tensor: object) -> None:
+    """Raise unless `tensor` is a floating point tensor."""
+    tensor = check_tensor(name, tensor)
     if not tensor.is_floating_point():
         raise DtypeError(f"{name} has dtype {tensor.dtype}", "it is floating point", f"pass {name}.float()")
 
 
 def check_device(name: str, tensor: object, device: torch.device) -> None:
     """Raise unless `tensor` is a tensor on `device`."""
-    if not isinstance(tensor, Tensor):
-        raise DtypeError(f"{name} is a {type(tensor).__name__}", "it is a tensor", f"pass torch.tensor({name})")
+    tensor = check_tensor(name, tensor)
     if tensor.device != device:
         raise DeviceError(
             f"{name} is on {tensor.device} and input on {device}",

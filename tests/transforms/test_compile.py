@@ -29,7 +29,7 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     ),
     "cross_entropy-soft": lambda x: xent.cross_entropy(x, SOFT, reduction="sum"),
     "cross_entropy-stats": lambda x: xent.cross_entropy(x, TARGET, stats=True)[1].entropy.sum(),
-    "cross_entropy-bf16": lambda x: xent.cross_entropy(x.bfloat16(), TARGET, reduction="none").sum(),
+    "cross_entropy-bf16": lambda x: xent.cross_entropy(x, TARGET, reduction="none").sum(),
     "linear_cross_entropy": lambda x: xent.linear_cross_entropy(x, HEAD, TARGET, shift=1),
     "nll_loss": lambda x: xent.nll_loss(xent.log_softmax(x, 1), TARGET),
     "binary_cross_entropy": lambda x: xent.binary_cross_entropy(x.sigmoid(), SOFT),
@@ -49,6 +49,8 @@ def test_one_graph_with_the_same_value_and_gradient(name: str, compiler: str) ->
     torch._dynamo.reset()
     eager, compiled = LOSSES[name], torch.compile(LOSSES[name], fullgraph=True, backend=compiler)
     logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
+    if name.endswith("bf16"):  # outside the graph: inside, inductor leaves out a rounding to half and back
+        logits = logits.bfloat16()
     leaves = [logits.clone().requires_grad_() for _ in range(2)]
     losses = [function(leaf) for function, leaf in zip((eager, compiled), leaves, strict=True)]
     for loss in losses:

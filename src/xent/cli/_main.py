@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import xent
-from xent.cli import train
+from xent.cli import bench, train
 from xent.errors import OptionError, XentError
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 # A command is one file: its `app` (or a function) is added here.
 app.add_typer(train.app, name="train")
+app.add_typer(bench.app, name="bench")
 
 
 @app.callback(invoke_without_command=True, epilog="[dim]Example:[/dim]  xent train digits")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,12 +70,15 @@ def digits(
         with interrupts_held():  # an import or a new directory half done helps nobody
             learner, run = _open(typed, out, resume)
         first_epoch = learner.epoch
-        _train(learner, run, as_json)
+        _train(learner, run, _console(as_json, _opening(learner, run, resumed=resume is not None)))
+        if as_json:
+            timing = {"epochs_trained": learner.epoch - first_epoch, "seconds": round(time.monotonic() - started_at, 3)}
+            typer.echo(json.dumps({**_summary(learner, run), **timing}, indent=2, ensure_ascii=False))
     except KeyboardInterrupt:
         return _stopped(run)
-    if as_json:
-        timing = {"epochs_trained": learner.epoch - first_epoch, "seconds": round(time.monotonic() - started_at, 3)}
-        typer.echo(json.dumps({**_summary(learner, run), **timing}, indent=2, ensure_ascii=False))
+    finally:
+        if run:
+            run.close()
     return 0
 
 
@@ -84,34 +88,39 @@ def _is_typed(context: typer.Context, name: str) -> bool:
 
 
 def _open(typed: dict[str, Any], out: Path | None, resume: Path | None) -> tuple[Learner, RunDirectory]:
-    config = None if resume else DigitsConfig(**typed)  # before the seconds that torch takes to load
+    if not resume:
+        config = DigitsConfig(**typed)  # checked before the seconds that torch takes to load
+        from xent.recipes import digits_runs
+
+        return digits_runs.begin(config, out)
     from xent.recipes import digits_runs
 
-    if resume:
-        learner, run = digits_runs.resume(resume, typed)
-        for note in digits_runs.version_notes(run):
-            typer.echo(f"xent: note: {note}", err=True)
-        return learner, run
-    assert config is not None
-    return digits_runs.begin(config, out)
+    learner, run = digits_runs.resume(resume, typed)
+    for note in digits_runs.version_notes(run):
+        typer.echo(f"xent: note: {note}", err=True)
+    return learner, run
 
 
-def _train(learner: Learner, run: RunDirectory, as_json: bool) -> None:
+def _console(as_json: bool, opening: list[str]) -> Console:
     from rich.console import Console
 
+    console = Console(stderr=as_json, highlight=False)
+    for line in opening:
+        console.print(line, soft_wrap=True, markup=False)
+    return console
+
+
+def _train(learner: Learner, run: RunDirectory, console: Console) -> None:
     from xent.recipes import digits
     from xent.recipes._display import Display
 
-    console = Console(stderr=as_json, highlight=False)
-    for line in _opening(learner, run):
-        console.print(line, soft_wrap=True, markup=False)
     latest = run.last_metrics() if learner.epoch else {"epoch": 0, **digits.measure(learner)}
     with Display(console, learner.landmarks, learner.config.epochs, latest) as display:
         digits.train(learner, run, display)
     _print_end(console, display.latest, learner, run)
 
 
-def _opening(learner: Learner, run: RunDirectory) -> list[str]:
+def _opening(learner: Learner, run: RunDirectory, *, resumed: bool) -> list[str]:
     config, images = learner.config, learner.images
     layers = f"{images.num_features} → {config.hidden} → {learner.landmarks.num_classes}"
     smoothing = f", label smoothing {config.label_smoothing:g}" if config.label_smoothing else ""
@@ -125,7 +134,7 @@ def _opening(learner: Learner, run: RunDirectory) -> list[str]:
     ]
     if learner.epoch >= config.epochs:
         lines.insert(-1, f"finished   all {learner.epoch} epochs were trained before")
-    elif learner.epoch:
+    elif resumed:
         lines.insert(-1, f"resumed    after epoch {learner.epoch} of {config.epochs}")
     return lines
 
@@ -147,7 +156,8 @@ def _summary(learner: Learner, run: RunDirectory) -> dict[str, Any]:
 
     metrics = run.last_metrics()
     for part in ("train", "validation"):
-        metrics[part]["perplexity"] = perplexity(metrics[part]["loss"])
+        value = perplexity(metrics[part]["loss"])
+        metrics[part]["perplexity"] = value if math.isfinite(value) else None  # JSON has no infinity
     return {
         "recipe": run.config["recipe"],
         "run": str(run.path),

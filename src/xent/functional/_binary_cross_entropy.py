@@ -36,10 +36,12 @@ def binary_cross_entropy(
         The loss in nats: a scalar, or the shape of `input`; float32 for half inputs, else the input's dtype.
 
     Gradient:
-        w · (x − t) / max(x(1 − x), 1e-12), as torch. Also with respect to `target`. Derivatives of any order.
+        w · (x − t) / max(x(1 − x), 1e-12), as torch. Also with respect to `target` and `weight`. Derivatives of any
+        order.
 
     Edge cases:
-        x = 0 with t = 1 costs 100, not ∞ (torch's bound). NaN is refused on CPU. Empty: the mean is NaN.
+        x = 0 with t = 1 costs 100, not ∞ (torch's bound); the gradient with respect to `target` is ±∞ at x = 0 and
+        x = 1, as in torch, whose bound is on the value alone. NaN is refused on CPU. Empty: the mean is NaN.
 
     Raises:
         ShapeError: shapes that differ.

@@ -93,7 +93,8 @@ def cross_entropy(
         A logit of −inf has p = 0: as the target it costs +inf; with target probability 0 it costs 0 (torch: NaN);
         under label smoothing it costs +inf, as the equation says. A row with NaN, with +inf or with nothing but
         −inf is NaN. One class: the loss is 0. Empty, or all rows ignored: the mean is NaN as in torch, 0 with
-        `normalizer`; the sum is 0. An ignored row costs 0 and, if its logits are finite, has gradient 0.
+        `normalizer`; the sum is 0. An ignored row costs 0 and, if its logits are finite, has gradient 0. A weight of 0
+        on a cost of +inf is NaN (0·∞), as in torch.
 
     Cost:
         Memory on the reference backend: several times the logits.

@@ -185,7 +185,7 @@ def _head_of(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, d
     num_classes, *extra = linear_weight.shape[:-1]
     rows_before, rows_after = tuple(input.shape[:dim]), tuple(input.shape[dim + 1 :])
     layout = LogitsLayout((*rows_before, num_classes, *extra, *rows_after), dim, input.device)
-    bias = _bias_of(linear_bias, linear_weight, input.device)
+    bias = _bias_of(linear_bias, linear_weight, input)
     return _Head(input.movedim(dim, -1), linear_weight.flatten(0, -2), bias, layout, tuple(extra))
 
 
@@ -204,19 +204,24 @@ def _check_head_fits(input: Tensor, linear_weight: Tensor, dim: int) -> None:
             "K-dimensional logits need batched input with the features last",
             "pass input of shape (N, D)",
         )
-    if linear_weight.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
+    _check_one_dtype("linear_weight", linear_weight, input)
+
+
+def _check_one_dtype(name: str, tensor: Tensor, input: Tensor) -> None:
+    if tensor.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
         raise DtypeError(
-            f"input is {input.dtype} and linear_weight {linear_weight.dtype}",
+            f"input is {input.dtype} and {name} {tensor.dtype}",
             "a product needs one dtype outside autocast",
-            "pass linear_weight.to(input.dtype)",
+            f"pass {name}.to(input.dtype)",
         )
 
 
-def _bias_of(bias: Tensor | None, linear_weight: Tensor, device: torch.device) -> Tensor | None:
+def _bias_of(bias: Tensor | None, linear_weight: Tensor, input: Tensor) -> Tensor | None:
     if bias is None:
         return None
     check_floating("linear_bias", bias)
-    check_device("linear_bias", bias, device)
+    check_device("linear_bias", bias, input.device)
+    _check_one_dtype("linear_bias", bias, input)
     if bias.shape != linear_weight.shape[:-1]:
         raise ShapeError(
             f"linear_bias has shape {tuple(bias.shape)}",

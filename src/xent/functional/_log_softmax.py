@@ -5,7 +5,7 @@ from torch import Tensor
 
 from xent.errors import ShapeError
 from xent.ops.choice import column
-from xent.problem import HALF, checked_dim
+from xent.problem import HALF, check_tensor, checked_dim
 
 
 def log_softmax(input: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
@@ -45,6 +45,7 @@ def log_softmax(input: Tensor, dim: int, *, dtype: torch.dtype | None = None) ->
         >>> xent.log_softmax(torch.tensor([1000.0, 999.0]), dim=0)
         tensor([-0.3133, -1.3133])
     """
+    check_tensor("input", input)
     x = input if dtype is None else input.to(dtype)
     if x.ndim:
         dim = checked_dim(dim, x)
@@ -89,7 +90,8 @@ def logsumexp(input: Tensor, dim: int | tuple[int, ...], keepdim: bool = False) 
         >>> xent.logsumexp(torch.tensor([[0.0, 0.0], [1e4, 0.0]]), dim=1)
         tensor([6.9315e-01, 1.0000e+04])
     """
-    dims = (dim,) if isinstance(dim, int) else tuple(dim)
+    check_tensor("input", input)
+    dims = tuple(dim) if isinstance(dim, (tuple, list)) else (dim,)
     if input.ndim:
         dims = tuple(checked_dim(one, input) for one in dims)
         if len(set(dims)) < len(dims):

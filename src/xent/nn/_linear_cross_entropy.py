@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from xent import functional
+from xent.errors import ShapeError
 from xent.nn._loss import _check_names, _Loss
 
 
@@ -26,7 +27,8 @@ class LinearCrossEntropyLoss(_Loss):
         weight: class weights, (C,); a buffer.
         **options: the keyword options of `xent.linear_cross_entropy` except `row_weight` and `linear_bias`.
 
-    Shape, dtype, gradient, edge cases and errors: those of `xent.linear_cross_entropy`.
+    Shape, dtype, gradient, edge cases and errors: those of `xent.linear_cross_entropy`; a class weight of the wrong
+    length raises `ShapeError` at once.
 
     Example:
         >>> import torch, xent
@@ -51,6 +53,12 @@ class LinearCrossEntropyLoss(_Loss):
         **options: Any,
     ) -> None:
         _check_names(options, functional.linear_cross_entropy)
+        if weight is not None and weight.shape != (num_classes,):
+            raise ShapeError(
+                f"weight has shape {tuple(weight.shape)}",
+                f"class weights need shape ({num_classes},)",
+                "pass one weight for each class",
+            )
         if options.get("ignore_index", 0) is None:
             del options["ignore_index"]  # torch's default, which means -100
         super().__init__(options, weight=weight)

@@ -114,7 +114,7 @@ def ruler(metrics: dict[str, Any], landmarks: Landmarks, width: int) -> Text:
     cells[round(landmarks.guessing / end * (num_cells - 1))] = ("│", "dim")
     for part, loss in losses.items():
         cells[round(loss / end * (num_cells - 1))] = (_MARK[part], _STYLE[part])
-    line = Text("0 ├", "dim")
+    line = Text().append("0 ├", "dim")
     for character, style in cells:
         line.append(character, style)
     return line.append(f"┤ {end:.4f}", "dim").append("\n" + landmark_line(landmarks), "dim")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,7 +53,7 @@ class RunDirectory:
     @property
     def resume_command(self) -> str:
         """The command that goes on with this run."""
-        return f"xent train {self.config['recipe']} --resume {self.path}"
+        return f"xent train {self.config['recipe']} --resume {shlex.quote(str(self.path))}"
 
     @classmethod
     def create(cls, path: Path | None, config: dict[str, Any], first: Checkpoint) -> RunDirectory:
@@ -64,7 +65,9 @@ class RunDirectory:
         """
         refuse_existing(path)
         place = path or next(_free_names(config["recipe"]))
-        with _saying(f"{place} can't be written", "nothing was left behind; free the place or pass another --out"):
+        with _saying(
+            f"{place} can't be written", "nothing was left behind; make room, allow writing, or pass another --out"
+        ):
             place.parent.mkdir(parents=True, exist_ok=True)
             if place.is_dir():
                 _write_beginning(place, config, first)
@@ -77,7 +80,7 @@ class RunDirectory:
 
         Raises:
             OptionError: `path` is no directory, no run of xent's, or a run of another recipe.
-            RunError: its config.json is damaged, or another process is writing the run.
+            RunError: its config.json is damaged, or another training is writing the run.
         """
         config = _read_config(path)
         if config["recipe"] != recipe:
@@ -114,11 +117,13 @@ class RunDirectory:
             RunError: it can't be written.
         """
         metrics = self.path / METRICS
-        with self._saying_how_to_resume(METRICS), metrics.open("ab") as file:
+        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        # Unbuffered: a buffer would try once more, on closing, to write what did not fit.
+        with self._saying_how_to_resume(METRICS), metrics.open("ab", buffering=0) as file:
             before = file.tell()
             try:
-                file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-                file.flush()
+                while line:
+                    line = line[file.write(line) :]
                 os.fsync(file.fileno())
             except OSError:
                 os.truncate(metrics, before)
@@ -155,7 +160,7 @@ class RunDirectory:
         self.config = config
 
     def close(self) -> None:
-        """Let other processes write the run."""
+        """Let others write the run."""
         os.close(self._lock)
 
     def _check_metrics(self, covered: bytes, checkpoint: Checkpoint) -> None:
@@ -172,7 +177,7 @@ class RunDirectory:
 
     @contextmanager
     def _saying_how_to_resume(self, name: str) -> Iterator[None]:
-        with _saying(f"{self.path / name} can't be written", f"free the place, then {self.resume_command}"):
+        with _saying(f"{self.path / name} can't be written", f"make room or allow writing, then {self.resume_command}"):
             yield
 
 
@@ -231,7 +236,7 @@ def _locked(place: Path) -> int:
     except BlockingIOError as error:
         os.close(descriptor)
         raise RunError(
-            f"{place} is in use by another process", "one process at a time writes a run", "wait for it, or stop it"
+            f"{place} is being written already", "one training at a time writes a run", "wait for it, or stop it"
         ) from error
     return descriptor
 

@@ -79,13 +79,14 @@ def _hard(problem: Rows, log_p: Tensor) -> tuple[Tensor, Tensor]:
     terms, class_weight = problem.terms, class_weight_of(problem)
     target = problem.target.masked_fill(problem.target == terms.ignore_index, 0)  # any class: the row is masked later
     loss = -log_p.gather(-1, target.unsqueeze(-1)).squeeze(-1)
-    weight = torch.ones_like(loss) if class_weight is None else class_weight[target]
+    weight = torch.ones_like(loss) if class_weight is None else class_weight_at(class_weight, target)
     if class_weight is not None:
         loss = weight * loss
     if terms.label_smoothing:
         weighted = log_p if class_weight is None else log_p * class_weight
         smooth = -weighted.sum(-1) / problem.num_classes
-        loss = (1 - terms.label_smoothing) * loss + terms.label_smoothing * smooth
+        kept = 1 - terms.label_smoothing
+        loss = kept * loss + terms.label_smoothing * smooth if kept else smooth  # kept = 0: not 0·∞ for p = 0
     return loss, weight
 
 
@@ -106,6 +107,11 @@ def class_weight_of(problem: Rows) -> Tensor | None:
     """The class weight in the dtype of the statistics."""
     weight = problem.terms.weight
     return None if weight is None else weight.to(problem.stats_dtype)
+
+
+def class_weight_at(class_weight: Tensor, target: Tensor) -> Tensor:
+    """w[target] for a target of any shape; `w[target]` itself would read a target without dimensions as a number."""
+    return class_weight.index_select(0, target.reshape(-1)).reshape(target.shape)
 
 
 def _where(counted: Tensor | None, value: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xent.backends.reference.cross_entropy import class_weight_of
+from xent.backends.reference.cross_entropy import class_weight_at, class_weight_of
 from xent.problem import Rows
 
 
@@ -19,7 +19,7 @@ def rows(problem: Rows) -> tuple[Tensor, Tensor]:
     target = problem.target.masked_fill(ignored, 0)  # any class: the row is masked below
     log_p = problem.logits.gather(-1, target.unsqueeze(-1)).squeeze(-1).to(problem.stats_dtype)
     class_weight = class_weight_of(problem)
-    weight = torch.ones_like(log_p) if class_weight is None else class_weight[target]
+    weight = torch.ones_like(log_p) if class_weight is None else class_weight_at(class_weight, target)
     if problem.terms.row_weight is not None:
         weight = weight * problem.terms.row_weight.to(weight.dtype)
     return (-weight * log_p).masked_fill(ignored, 0), weight.masked_fill(ignored, 0)

@@ -1,0 +1,87 @@
+"""Peak extra memory, measured.
+
+`peak_extra_bytes` resets the high-water mark of the process's resident memory (Linux: "5" into /proc/self/clear_refs),
+calls, and reads the mark (VmHWM) again: every allocator counts, tensors, XLA's arenas and oneDNN's scratch pads alike,
+and a page counts once it is touched. It runs in a fresh process for each contestant (`probe.py`), after warm-up calls
+(so that compiling is not counted) and after the C library was told to give freed memory back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+METHOD = "peak resident memory of a fresh process during one call after warm-up, less what it held before (VmHWM)"
+_STARTING_SECONDS = 120  # importing torch and jax, building inputs, compiling
+
+
+def peak_extra_bytes(function: Callable[[], Any]) -> int | None:
+    """How far the resident memory of this process rose while `function` ran; None where the system can't say."""
+    gc.collect()
+    with suppress(AttributeError, OSError):  # where the C library is not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return None
+    before = _status_bytes("VmRSS")
+    result = function()
+    peak = _status_bytes("VmHWM")
+    del result
+    return max(0, peak - before)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One contestant of one case in a process of its own.
+
+    Attributes:
+        question: name of the question.
+        case: name of the case.
+        contestant: name of the contestant.
+        threads: of torch.
+        quick: whether the case is one of the small ones.
+        limit: seconds that one call may take.
+    """
+
+    question: str
+    case: str
+    contestant: str
+    threads: int
+    quick: bool
+    limit: float
+
+    def run(self) -> dict[str, Any]:
+        """{"extra_bytes", "seconds"}, or {"note"} that says why there is no number."""
+        command = [sys.executable, "-m", "xent.bench.probe", self.question, self.case, self.contestant]
+        command += ["--threads", str(self.threads), *(["--quick"] if self.quick else [])]
+        allowed = _STARTING_SECONDS + 3 * self.limit
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=allowed, check=False)
+        except subprocess.TimeoutExpired:
+            return {"note": f"over the time limit: a process of its own was stopped after {allowed:.0f} s"}
+        if done.returncode:
+            return {"note": _last_words(done.returncode, done.stderr)}
+        return json.loads(done.stdout.splitlines()[-1])
+
+
+def _last_words(status: int, stderr: str) -> str:
+    if status == -9:
+        return "killed by the system, most likely for lack of memory"
+    lines = [line for line in stderr.strip().splitlines() if line.strip()]
+    return f"failed: {lines[-1][:200]}" if lines else f"failed with status {status}"
+
+
+def _status_bytes(name: str) -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {name}")

@@ -1,0 +1,97 @@
+"""What a contest must show, and whether it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["speedup", "times", "extra_memory", "beyond_gradients", "error", "error_times"]
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Need:
+    """One bound on one contestant.
+
+    Attributes:
+        kind: "speedup" (≥, time of `against` / own time), "times" (≤, own time / time of `against`),
+            "extra_memory" (≤, peak extra bytes), "beyond_gradients" (≤, the same less the gradients),
+            "error" (≤, gradient error), "error_times" (≤, own error / that of `against`).
+        bound: the number.
+        against: the other contestant, where there is one.
+        of: the contestant.
+        unit: bytes that an "extra_memory" is shown in multiples of, such as the size of the logits.
+    """
+
+    kind: Kind
+    bound: float
+    against: str = ""
+    of: str = "xent"
+    unit: int = 0
+
+    def verdict(self, contestants: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """The bound, what was measured, and whether it is reached: None where one of the two was not measured."""
+        value = self._value(contestants)
+        reached = None if value is None else value >= self.bound if self.kind == "speedup" else value <= self.bound
+        rounded = None if value is None else float(f"{value:.4g}")
+        return {
+            "of": self.of,
+            "kind": self.kind,
+            "against": self.against,
+            "text": self.text,
+            "bound": self.bound,
+            "value": rounded,
+            "reached": reached,
+            "shown": "not measured" if value is None else self._shown(value),
+        }
+
+    @property
+    def text(self) -> str:
+        """The bound in words."""
+        bound = self._shown(self.bound)
+        match self.kind:
+            case "speedup":
+                return f"≥ {bound} the speed of {self.against}"
+            case "times":
+                return f"≤ {bound} the time of {self.against}"
+            case "extra_memory":
+                return f"extra memory ≤ {bound}"
+            case "beyond_gradients":
+                return f"memory beyond gradients ≤ {bound}"
+            case "error":
+                return f"gradient error ≤ {bound}"
+            case "error_times":
+                return f"gradient error ≤ {bound} that of {self.against}"
+
+    def _value(self, contestants: Mapping[str, Mapping[str, Any]]) -> float | None:
+        own, other = contestants.get(self.of, {}), contestants.get(self.against, {})
+        match self.kind:
+            case "speedup":
+                return _quotient(_time(other), _time(own))
+            case "times":
+                return _quotient(_time(own), _time(other))
+            case "extra_memory":
+                return own.get("extra_bytes")
+            case "beyond_gradients":
+                return own.get("beyond_gradients_bytes")
+            case "error":
+                return own.get("gradient_error")
+            case "error_times":
+                return _quotient(own.get("gradient_error"), other.get("gradient_error"))
+
+    def _shown(self, value: float) -> str:
+        if self.kind == "error":
+            return f"{100 * value:.3g} %"
+        if self.kind in ("extra_memory", "beyond_gradients"):
+            return f"{value / self.unit:.2f}× logits" if self.unit else f"{value / _MIB:.0f} MiB"
+        return f"{value:.2f}×"
+
+
+def _time(record: Mapping[str, Any]) -> float | None:
+    """The median, or the one call of a contestant that was over the time limit."""
+    return record.get("median_ms", record.get("single_ms"))
+
+
+def _quotient(top: float | None, bottom: float | None) -> float | None:
+    return top / bottom if top is not None and bottom else None

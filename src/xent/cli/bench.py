@@ -1,0 +1,137 @@
+"""`xent bench QUESTION`: the losses beside their peers, on this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xent.cli._interrupts import interrupts_held
+from xent.errors import OptionError
+
+if TYPE_CHECKING:
+    from xent.bench.runner import Run, Settings
+
+_INTERRUPTED = 130
+
+app = typer.Typer(invoke_without_command=True, help="Measure the losses beside their peers, on this machine.")
+
+
+@app.callback(epilog="[dim]Example:[/dim]  xent bench cross-entropy --only 4096x32000")
+def bench(context: typer.Context) -> None:
+    """Measure the losses beside their peers, on this machine."""
+    if context.invoked_subcommand is None:
+        raise OptionError(
+            "no question given",
+            "the questions are: cross-entropy, linear",
+            "pass one, such as xent bench cross-entropy --quick",
+        )
+
+
+_Only = Annotated[
+    str, typer.Option(metavar="PATTERN", help="Cases whose name contains it, or matches it with * and ?.")
+]
+_Without = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Leave a contestant out; can be repeated.")]
+_Quick = Annotated[bool, typer.Option("--quick", help="Small sizes, few rounds: shows that it works, not how fast.")]
+_Threads = Annotated[int, typer.Option(metavar="N", min=0, help="Threads of every contestant. [dim]0: torch's[/dim]")]
+_Seconds = Annotated[float | None, typer.Option(metavar="S", help="Time for the rounds of a contest.")]
+_Limit = Annotated[float, typer.Option(metavar="S", help="Time that one call may take; who is slower is reported so.")]
+_Memory = Annotated[bool, typer.Option(help="Measure peak extra memory, each contestant in a fresh process.")]
+_Out = Annotated[Path, typer.Option(metavar="DIR", help="Where the results file is written.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON, progress to stderr.")]
+_Check = Annotated[bool, typer.Option("--check", help="Exit with 1 where a requirement is not reached.")]
+
+
+def _command(question: str, about: str) -> None:
+    def ask(
+        only: _Only = "",
+        without: _Without = None,
+        quick: _Quick = False,
+        threads: _Threads = 0,
+        seconds: _Seconds = None,
+        limit: _Limit = 60.0,
+        memory: _Memory = True,
+        out: _Out = Path("benchmarks/results"),
+        as_json: _Json = False,
+        check: _Check = False,
+    ) -> int:
+        with interrupts_held():
+            run = _prepared(question, only, tuple(without or ()), quick, threads, seconds, limit, memory, out)
+        return _answer(run, as_json, check)
+
+    ask.__doc__ = about
+    example = f"[dim]Examples:[/dim]\n\n  xent bench {question} --quick\n\n  xent bench {question} --threads 2 --check"
+    app.command(question, epilog=example)(ask)
+
+
+_command(
+    "cross-entropy",
+    """Loss of given logits and its gradient, beside torch, torch.compile, optax, a read and a copy of the logits.
+
+    Contestants take turns in one process; medians, ratios and memory go to a results file with the machine.
+    """,
+)
+_command(
+    "linear",
+    """Linear layer and cross-entropy, beside the naive form, torch's own, cut-cross-entropy, optax and bare products.
+
+    Contestants take turns in one process; medians, ratios and memory go to a results file with the machine.
+    """,
+)
+
+
+def _prepared(
+    question: str,
+    only: str,
+    without: tuple[str, ...],
+    quick: bool,
+    threads: int,
+    seconds: float | None,
+    limit: float,
+    memory: bool,
+    out: Path,
+) -> Run:
+    from dataclasses import replace
+
+    from xent.bench import questions
+    from xent.bench.machine import use_threads
+    from xent.bench.runner import PACE, QUICK_PACE, Run, Settings
+
+    if threads:
+        use_threads(threads)
+    asked = questions.named(question)
+    pace = QUICK_PACE if quick else PACE[question]
+    settings: Settings = Settings(
+        quick, only, without, replace(pace, seconds=pace.seconds if seconds is None else seconds), limit, memory, out
+    )
+    return Run(asked, settings)
+
+
+def _answer(run: Run, as_json: bool, check: bool) -> int:
+    from rich.console import Console
+
+    from xent.bench.display import Display, opening
+    from xent.bench.table import needs_table
+
+    console = Console(stderr=as_json, highlight=False)
+    for line in opening(run):
+        console.print(line, markup=False)
+    try:
+        with Display(console, run.question.labels) as display:
+            run.hold_all(display)
+    except KeyboardInterrupt:
+        return _stopped(run)
+    console.print(needs_table(run.results))
+    console.print(f"results    {run.path}", soft_wrap=True, markup=False)
+    if as_json:
+        typer.echo(json.dumps(run.results, indent=1, ensure_ascii=False))
+    missed = [need for contest in run.held for need in contest["needs"] if need["reached"] is False]
+    return 1 if check and missed else 0
+
+
+def _stopped(run: Run) -> int:
+    kept = f"kept {len(run.held)} of {len(run.cases)} contests in {run.path}" if run.held else "no contest was over"
+    typer.echo(f"xent: stopped; {kept}", err=True)
+    return _INTERRUPTED

@@ -1,0 +1,38 @@
+"""What the memory measurement sees, in a process of its own as in a run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from xent.bench.memory import Probe
+
+MIB = 2**20
+SLACK = 4 * MIB  # pages of the interpreter itself, and counters that Linux keeps per processor
+
+
+def measured(expression: str) -> int:
+    code = (
+        "import torch\nfrom xent.bench.memory import peak_extra_bytes\n"
+        f"call = lambda: {expression}\ncall()\nprint(peak_extra_bytes(call))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    if said == "None":
+        pytest.skip("this system does not let a process reset its high-water mark")
+    return int(said)
+
+
+def test_a_tensor_of_64_mib_is_seen() -> None:
+    assert measured("torch.ones(16 * 2**20)") == pytest.approx(64 * MIB, abs=SLACK)
+
+
+def test_memory_that_is_freed_inside_the_call_counts() -> None:
+    """Two temporaries of 64 MiB at once, one number left."""
+    assert measured("float((torch.ones(16 * 2**20) + 1).sum())") == pytest.approx(128 * MIB, abs=SLACK)
+
+
+def test_a_probe_that_fails_says_why() -> None:
+    found = Probe("cross-entropy", "no-such-case", "xent", 1, True, 1.0).run()
+    assert found["note"].startswith("failed: ")

@@ -1,0 +1,1 @@
+"""PyTorch's own operation and module samples, run through xent."""
