@@ -16,7 +16,8 @@
 
 namespace xent::XENT_ISA {
 
-enum class Sums { none, plain, weighted };  // t absent, t = 1, t given
+// t absent; t = 1; t a class weight, where 0 times infinity is NaN; t of probabilities, where t = 0 adds 0.
+enum class Sums { none, plain, weighted, shares };
 
 template <class T>
 struct RowState {
@@ -64,9 +65,11 @@ struct Accumulators {
       const reg centred = L::sub(z, anchor);
       weighted = L::add(weighted, n < L::width ? L::first(centred, n) : centred);
     }
-    if constexpr (sums == Sums::weighted) {
+    if constexpr (sums == Sums::weighted || sums == Sums::shares) {
       const reg share = n < L::width ? L::load_part(t, n, 0) : L::load(t);
-      weighted = L::add(weighted, L::zero_where_zero(share, L::mul(share, L::sub(z, anchor))));
+      const reg cost = L::mul(share, L::sub(z, anchor));
+      if constexpr (sums == Sums::shares) weighted = L::add(weighted, L::zero_where_zero(share, cost));
+      else weighted = L::add(weighted, n < L::width ? L::first(cost, n) : cost);
       mass = L::add(mass, share);
     }
   }
@@ -120,7 +123,7 @@ void fold_block(RowState<typename L::T>& state, const In* z, const typename L::T
   state.sum += static_cast<double>(L::sum(L::add(even.sum, odd.sum)));
   if constexpr (entropy) state.spread += static_cast<double>(L::sum(L::add(even.spread, odd.spread)));
   if constexpr (sums != Sums::none) state.weighted += static_cast<double>(L::sum(L::add(even.weighted, odd.weighted)));
-  if constexpr (sums == Sums::weighted) state.mass += static_cast<double>(L::sum(L::add(even.mass, odd.mass)));
+  if constexpr (sums == Sums::shares) state.mass += static_cast<double>(L::sum(L::add(even.mass, odd.mass)));
 }
 
 // Called after fold_block, with the state before it: the block is searched only when it holds a new maximum.
@@ -161,6 +164,7 @@ inline FoldBlock<L, In> fold_for(Sums sums, bool entropy) {
   switch (sums) {
     case Sums::none: return entropy ? fold_block<L, In, Sums::none, true> : fold_block<L, In, Sums::none, false>;
     case Sums::plain: return entropy ? fold_block<L, In, Sums::plain, true> : fold_block<L, In, Sums::plain, false>;
+    case Sums::shares: return entropy ? fold_block<L, In, Sums::shares, true> : fold_block<L, In, Sums::shares, false>;
     default: return entropy ? fold_block<L, In, Sums::weighted, true> : fold_block<L, In, Sums::weighted, false>;
   }
 }
