@@ -31,7 +31,7 @@ def layouts_of(x: Tensor) -> tuple[Tensor, ...]:
     return x, x.t().contiguous().t()
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("long", [False, True])
 def test_a_row_of_edge_values(isa: str, row: str, smoothing: float, long: bool) -> None:
