@@ -5,6 +5,7 @@
 #   make lint       format, lint, types, layers, spelling
 #   make bench      measure the losses beside their peers (PEERS=cut-cross-entropy adds that one, with triton)
 #   make performance  docs/performance.md from the results of make bench
+#   make sanitize   the kernels under AddressSanitizer and UBSan
 #   make docs       regenerate the measured tables in docs/
 #   make clean      remove the environment and caches (never runs/)
 
@@ -16,7 +17,7 @@ PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip --disable-p
 # One process per core of the smallest machine; each keeps torch to one thread, so that they do not fight.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test test-fast lint format bench performance docs clean
+.PHONY: demo test test-fast lint format sanitize bench performance docs clean
 
 demo: $(VENV)/.demo
 	@echo "== xent train digits"
@@ -40,6 +41,11 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff format src tests benchmarks
 	$(BIN)/ruff check --fix src tests benchmarks
+
+sanitize:
+	cmake -S . -B build/sanitize -DXENT_SANITIZE=ON
+	cmake --build build/sanitize --parallel 2
+	build/sanitize/kernel_driver
 
 bench: $(VENV)/.bench
 	@echo "== the losses beside their peers (about two hours on 2 quiet cores; Ctrl-C keeps what was measured)"

@@ -44,8 +44,10 @@ void put_row(const CrossEntropyPass& pass, const Terms<T>& terms, int64_t row, c
     const double class_weight = terms.weight_of(y);
     weight *= class_weight;
     ce = class_weight * (log_sum - (static_cast<double>(state.target_logit) - top));
-    if (terms.smoothing != 0.0)
-      ce = (1.0 - terms.smoothing) * ce + terms.uniform * distance(given.class_weight_sum);
+    if (terms.smoothing != 0.0) {
+      const double kept = terms.smoothing < 1.0 ? (1.0 - terms.smoothing) * ce : 0.0;  // not 0 times infinity
+      ce = kept + terms.uniform * distance(given.class_weight_sum);
+    }
   }
   const double z_part = terms.z_loss != 0.0 ? weight * terms.z_loss * lse * lse : 0.0;
   put(out.loss, row, static_cast<T>(row_weight * ce + z_part));

@@ -57,7 +57,7 @@ inline void fold_group(Strip<typename L::T>& strip, int64_t r, const In* x, int6
     for (int i = 0; i < count; ++i) {
       const auto centred = L::sub(z[i], anchor);
       if constexpr (sums == Sums::plain) weighted = L::add(weighted, centred);
-      else if (w[i] != 0) weighted = L::fma(L::set(w[i]), centred, weighted);
+      else weighted = L::fma(L::set(w[i]), centred, weighted);
     }
     L::store(strip.weighted + r, weighted);
   }

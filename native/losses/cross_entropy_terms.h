@@ -20,7 +20,7 @@ struct Terms {
         z_loss(p.terms.z_loss) {}
 
   Sums sums() const {
-    if (probabilities) return Sums::weighted;
+    if (probabilities) return Sums::shares;
     if (smoothing == 0.0) return Sums::none;
     return class_weight != nullptr ? Sums::weighted : Sums::plain;
   }

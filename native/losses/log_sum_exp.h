@@ -16,7 +16,8 @@
 
 namespace xent::XENT_ISA {
 
-enum class Sums { none, plain, weighted };  // t absent, t = 1, t given
+// t absent; t = 1; t a class weight, where 0 times infinity is NaN; t of probabilities, where t = 0 adds 0.
+enum class Sums { none, plain, weighted, shares };
 
 template <class T>
 struct RowState {
@@ -55,7 +56,7 @@ struct Accumulators {
 
   // n < width: only the first n lanes hold classes (their z is -inf beyond).
   template <class In>
-  inline void fold(reg z, reg top, reg anchor, const T* t, int n) {
+  inline void fold(reg z, reg top, reg anchor, const T* t, int64_t at, int n) {
     const reg difference = L::sub(z, top);
     const reg e = exp_of_difference<L>(difference);
     sum = L::add(sum, e);
@@ -64,9 +65,11 @@ struct Accumulators {
       const reg centred = L::sub(z, anchor);
       weighted = L::add(weighted, n < L::width ? L::first(centred, n) : centred);
     }
-    if constexpr (sums == Sums::weighted) {
-      const reg share = n < L::width ? L::load_part(t, n, 0) : L::load(t);
-      weighted = L::add(weighted, L::zero_where_zero(share, L::mul(share, L::sub(z, anchor))));
+    if constexpr (sums == Sums::weighted || sums == Sums::shares) {
+      const reg share = n < L::width ? L::load_part(t + at, n, 0) : L::load(t + at);
+      const reg cost = L::mul(share, L::sub(z, anchor));
+      if constexpr (sums == Sums::shares) weighted = L::add(weighted, L::zero_where_zero(share, cost));
+      else weighted = L::add(weighted, n < L::width ? L::first(cost, n) : cost);
       mass = L::add(mass, share);
     }
   }
@@ -79,27 +82,29 @@ inline bool holds_nan(const In* z, int64_t n) {
   return false;
 }
 
-// `ahead` is what this row, or the next one, reads next: fetched while the arithmetic runs. Null: nothing.
-template <class L, class In, Sums sums, bool entropy>
-void fold_block(RowState<typename L::T>& state, const In* z, const typename L::T* t, int64_t n, const In* ahead) {
-  using T = typename L::T;
-  constexpr int w = L::width;
-  const T block_top = top_of<L>(z, n);
+// The state under the maximum of the next block.
+template <class T>
+inline void raise_top(RowState<T>& state, T block_top) {
   if (!state.has_anchor) {
     state.anchor = std::isfinite(block_top) ? block_top : T(0);
     state.has_anchor = true;
   }
-  if (block_top > state.top) {
-    if (block_top == T(INFINITY)) state.has_nan = state.sum != state.sum;
-    if (state.sum != 0) {
-      const double fall = static_cast<double>(state.top) - static_cast<double>(block_top);
-      const double factor = std::exp(fall);
-      state.spread = factor * (state.spread + fall * state.sum);
-      state.sum *= factor;
-    }
-    state.top = block_top;
+  if (!(block_top > state.top)) return;
+  if (block_top == T(INFINITY)) state.has_nan = state.sum != state.sum;
+  if (state.sum != 0) {
+    const double fall = static_cast<double>(state.top) - static_cast<double>(block_top);
+    const double factor = std::exp(fall);
+    state.spread = factor * (state.spread + fall * state.sum);
+    state.sum *= factor;
   }
-  if (state.top == T(INFINITY)) state.has_nan = state.has_nan || holds_nan(z, n);
+  state.top = block_top;
+}
+
+// Below the piece's length sums stay in lanes, then go to double: a long row loses no digits, one lane or sixteen.
+template <class L, class In, Sums sums, bool entropy>
+inline void fold_piece(RowState<typename L::T>& state, const In* z, const typename L::T* t, int64_t n, const In* ahead) {
+  using T = typename L::T;
+  constexpr int w = L::width;
   const auto top = L::set(state.top == -T(INFINITY) ? T(0) : state.top);
   const auto anchor = L::set(state.anchor);
   Accumulators<L, sums, entropy> even, odd;
@@ -109,18 +114,30 @@ void fold_block(RowState<typename L::T>& state, const In* z, const typename L::T
       L::prefetch(ahead + i);
       if constexpr (w * sizeof(In) >= 64) L::prefetch(ahead + i + w);
     }
-    even.template fold<In>(L::load(z + i), top, anchor, t + i, w);
-    odd.template fold<In>(L::load(z + i + w), top, anchor, t + i + w, w);
+    even.template fold<In>(L::load(z + i), top, anchor, t, i, w);
+    odd.template fold<In>(L::load(z + i + w), top, anchor, t, i + w, w);
   }
-  for (; i + w <= n; i += w) even.template fold<In>(L::load(z + i), top, anchor, t + i, w);
+  for (; i + w <= n; i += w) even.template fold<In>(L::load(z + i), top, anchor, t, i, w);
   if (i < n) {
     const int left = static_cast<int>(n - i);
-    odd.template fold<In>(L::load_part(z + i, left, -T(INFINITY)), top, anchor, t + i, left);
+    odd.template fold<In>(L::load_part(z + i, left, -T(INFINITY)), top, anchor, t, i, left);
   }
   state.sum += static_cast<double>(L::sum(L::add(even.sum, odd.sum)));
   if constexpr (entropy) state.spread += static_cast<double>(L::sum(L::add(even.spread, odd.spread)));
   if constexpr (sums != Sums::none) state.weighted += static_cast<double>(L::sum(L::add(even.weighted, odd.weighted)));
-  if constexpr (sums == Sums::weighted) state.mass += static_cast<double>(L::sum(L::add(even.mass, odd.mass)));
+  if constexpr (sums == Sums::shares) state.mass += static_cast<double>(L::sum(L::add(even.mass, odd.mass)));
+}
+
+// `ahead` is what this row, or the next one, reads next: fetched while the arithmetic runs. Null: nothing.
+template <class L, class In, Sums sums, bool entropy>
+void fold_block(RowState<typename L::T>& state, const In* z, const typename L::T* t, int64_t n, const In* ahead) {
+  using T = typename L::T;
+  raise_top(state, top_of<L>(z, n));
+  if (state.top == T(INFINITY)) state.has_nan = state.has_nan || holds_nan(z, n);
+  constexpr int64_t piece = 128 * L::width;
+  for (int64_t i = 0; i < n; i += piece)
+    fold_piece<L, In, sums, entropy>(state, z + i, t == nullptr ? nullptr : t + i, smaller(piece, n - i),
+                                     ahead == nullptr ? nullptr : ahead + i);
 }
 
 // Called after fold_block, with the state before it: the block is searched only when it holds a new maximum.
@@ -161,6 +178,7 @@ inline FoldBlock<L, In> fold_for(Sums sums, bool entropy) {
   switch (sums) {
     case Sums::none: return entropy ? fold_block<L, In, Sums::none, true> : fold_block<L, In, Sums::none, false>;
     case Sums::plain: return entropy ? fold_block<L, In, Sums::plain, true> : fold_block<L, In, Sums::plain, false>;
+    case Sums::shares: return entropy ? fold_block<L, In, Sums::shares, true> : fold_block<L, In, Sums::shares, false>;
     default: return entropy ? fold_block<L, In, Sums::weighted, true> : fold_block<L, In, Sums::weighted, false>;
   }
 }

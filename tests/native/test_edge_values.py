@@ -31,7 +31,7 @@ def layouts_of(x: Tensor) -> tuple[Tensor, ...]:
     return x, x.t().contiguous().t()
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("long", [False, True])
 def test_a_row_of_edge_values(isa: str, row: str, smoothing: float, long: bool) -> None:
@@ -93,3 +93,14 @@ def test_no_rows(isa: str, shape: tuple[int, ...]) -> None:
     assert loss.shape == shape[:-1]
     assert leaf.grad is not None
     assert leaf.grad.shape == shape
+
+
+def test_a_class_weight_of_zero_on_an_infinite_cost_is_nan(isa: str) -> None:
+    for rows in (1, 40):
+        x = torch.zeros(rows, 3)
+        x[:, 1] = -INF
+        terms = LossTerms(label_smoothing=0.1, weight=torch.tensor([1.0, 0.0, 1.0]))
+        for logits in layouts_of(x):
+            problem = rows_of(logits, torch.zeros(rows, dtype=torch.int64), terms)
+            want, got = (file.rows(problem)[0] for file in (reference.cross_entropy, native))
+            torch.testing.assert_close(got, want, equal_nan=True)

@@ -12,7 +12,8 @@ from xent.row_stats import RowStats
 from xent.terms import LossOptions, LossTerms
 
 _TINY = 1 << 18  # logits that torch's kernel takes no longer for than the general path needs before its kernel starts
-_torch_kernel = torch._C._nn.cross_entropy_loss  # what F.cross_entropy calls, and `accelerate` does not replace
+# What F.cross_entropy calls, and `accelerate` does not replace.
+_torch_kernel = torch._C._nn.cross_entropy_loss  # pyright: ignore[reportAttributeAccessIssue]
 _REFUSALS = (IndexError, KeyError, RuntimeError, TypeError, ValueError)
 _INT64 = torch.int64
 _PLAIN = (Tensor, torch.nn.Parameter)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -30,7 +32,7 @@ def gradient(
     return buffer
 
 
-def _lines(*tensors: Tensor | None) -> list[Tensor | None]:
+def _lines(*tensors: Tensor | None) -> list[Any]:
     """One long line each where all of them are contiguous, or else a last dimension for the kernels to walk."""
     plain = [None if tensor is None else tensor.detach() for tensor in tensors]
     if all(tensor is None or tensor.is_contiguous() for tensor in plain):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from xent.backends.native.machine import empty_gradient, flat, streams
 from xent.problem import Rows
+
+if TYPE_CHECKING:
+    from xent.backends.native import _kernels
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +71,7 @@ def write_gradient(
     )
 
 
-def kernel_problem(problem: Rows) -> object:
+def kernel_problem(problem: Rows) -> _kernels.Problem:
     """The problem as the binding takes it; it holds references to every array."""
     from xent.backends.native import _kernels
 

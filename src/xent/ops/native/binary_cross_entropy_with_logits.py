@@ -20,14 +20,14 @@ def elements(input: Tensor, target: Tensor, weight: Tensor | None, pos_weight: T
 
 class _Elements(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, input: Tensor, *others: Tensor | None) -> Tensor:
-        ctx.save_for_backward(input, *others)
-        return kernel.forward(input, *others)
+    def forward(ctx: Any, input: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None) -> Tensor:
+        ctx.save_for_backward(input, target, weight, pos_weight)
+        return kernel.forward(input, target, weight, pos_weight)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        input, *others = ctx.saved_tensors
+        input, target, weight, pos_weight = ctx.saved_tensors
         if kernels_may_run(*gradients):
-            return kernel.gradient(input, *others, gradients[0]), None, None, None
-        again = partial(reference.binary_cross_entropy_with_logits.elements, input, *others)
+            return kernel.gradient(input, target, weight, pos_weight, gradients[0]), None, None, None
+        again = partial(reference.binary_cross_entropy_with_logits.elements, input, target, weight, pos_weight)
         return reference_gradient(lambda: (again(),), input, gradients), None, None, None
