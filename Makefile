@@ -12,6 +12,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NATIVE := CMakeLists.txt $(wildcard native/*.* native/*/*.*)
 # torch comes from the constraint, first: a plain "torch" would pull several GB of CUDA libraries.
 PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # One process per core of the smallest machine; each keeps torch to one thread, so that they do not fight.
@@ -70,15 +71,15 @@ $(VENV)/.torch: constraints.txt
 	@$(PIP) "$$(grep '^torch==' constraints.txt)"
 	@touch $@
 
-$(VENV)/.demo: $(VENV)/.torch pyproject.toml
-	@echo "== installing xent"
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml $(NATIVE)
+	@echo "== installing xent: compiling its kernels takes a minute (without a C++20 compiler it installs without them)"
 	@$(PIP) --editable '.[digits]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.demo pyproject.toml
-	@echo "== installing the tools for development"
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml $(NATIVE)
+	@echo "== installing xent and the tools for development: compiling its kernels takes a minute"
 	@$(PIP) --editable '.[dev]'
-	@touch $@
+	@touch $(VENV)/.demo $@
 
 $(VENV)/.bench: $(VENV)/.demo pyproject.toml
 	@echo "== installing the peers (jax, optax) and what draws the picture"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,14 @@ def test_only_the_triton_column_imports_triton() -> None:
     pattern = re.compile(r"^\s*(import|from) triton")
     importers = {path for path in SOURCES for _, line in _numbered(path) if pattern.match(line)}
     assert all("triton" in path.parts for path in importers)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler: xent installs without its kernels")
+def test_where_there_is_a_compiler_there_are_kernels() -> None:
+    """A build that fails leaves a pure installation, on which tests/native would be left out unseen."""
+    from xent.backends.native import availability
+
+    assert availability() is None
 
 
 def test_public_docstrings_have_their_parts() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,6 +11,9 @@ from torch import Tensor
 from xent.backends.native.linear_rows import CountedRows, row_weights
 from xent.backends.native.linear_values import Upstream, Values
 from xent.problem import stats_dtype
+
+if TYPE_CHECKING:
+    from xent.backends.native import _kernels
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +134,7 @@ class Tile:
             self.logits[rows, column] = value.to(self.logits.dtype)
         return self.logits
 
-    def _kernel_problem(self, *, backward: bool) -> object:
+    def _kernel_problem(self, *, backward: bool) -> _kernels.Problem:
         """The tile as a problem of its own, without row weight and z-term, which the caller adds.
 
         A hard target counts by its dense part alone: smoothing 1 over the tile (its own entry is set apart), or none.
