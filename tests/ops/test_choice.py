@@ -19,8 +19,8 @@ LOGITS, TARGET = torch.zeros(2, 4), torch.tensor([1, 3])
 def test_every_backend_is_chosen_or_has_a_reason() -> None:
     for operation in OPERATIONS:
         choice = xent.choices(LOGITS, TARGET, operation=operation)
-        assert choice.chosen in BACKENDS
-        assert {choice.chosen, *choice.rejected} == set(BACKENDS)
+        assert choice.chosen in (*BACKENDS, "torch")
+        assert {choice.chosen, *choice.rejected} - {"torch"} == set(BACKENDS)
         assert all(len(reason.split()) > 2 for reason in choice.rejected.values())
 
 
@@ -29,6 +29,30 @@ def test_a_choice_prints_and_serialises() -> None:
     assert str(choice).startswith(f"cross_entropy: {choice.chosen} (automatic choice)")
     assert json.loads(json.dumps(choice.to_dict()))["chosen"] == choice.chosen
     assert xent.choices().operation == "cross_entropy"
+
+
+def test_a_tiny_plain_call_is_said_to_run_on_torch() -> None:
+    assert xent.choices(LOGITS, TARGET, reduction="sum").chosen == "torch"
+    for other in ({"label_smoothing": 0.1}, {"row_weight": torch.ones(2)}, {"dim": 1}, {"stats": True}):
+        assert xent.choices(LOGITS, TARGET, **other).chosen != "torch"
+    assert xent.choices(LOGITS.bfloat16(), TARGET).chosen != "torch"
+    assert xent.choices(torch.zeros(2, 1 << 18), TARGET).chosen != "torch"
+    with xent.backend("reference"):
+        assert xent.choices(LOGITS, TARGET).chosen == "reference"
+
+
+@pytest.mark.skipif("native" in MISSING, reason="no native column to make a plan")
+def test_a_linear_choice_says_how_it_is_cut() -> None:
+    hidden, head = torch.empty(2048, 768), torch.empty(50257, 768)
+    choice = xent.choices(hidden, head, operation="linear_cross_entropy")
+    assert "304 rows at a time" in str(choice)
+    bounded = xent.choices(hidden, head, operation="linear_cross_entropy", max_memory=16 << 20)
+    assert "classes at a time" in bounded.note
+
+
+def test_an_unknown_option_raises() -> None:
+    with pytest.raises(OptionError, match="option 'margin'"):
+        xent.choices(LOGITS, margin=3)
 
 
 def test_a_backend_asked_for_by_name_runs() -> None:
@@ -79,7 +103,8 @@ def test_a_refusing_backend_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
             return f"no {operation} for {input.dtype}"
 
     monkeypatch.setitem(_COLUMNS, "native", Column)
-    assert xent.choices(LOGITS).rejected["native"] == "no cross_entropy for torch.float32"
-    assert xent.choices(LOGITS).chosen == "reference"
+    choice = xent.choices(LOGITS, label_smoothing=0.1)
+    assert choice.rejected["native"] == "no cross_entropy for torch.float32"
+    assert choice.chosen == "reference"
     with xent.backend("native"), pytest.raises(BackendError, match=r"no cross_entropy for torch\.float32"):
         xent.cross_entropy(LOGITS, TARGET)

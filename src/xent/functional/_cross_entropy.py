@@ -5,13 +5,12 @@ from typing import Literal, Unpack, overload
 import torch
 from torch import Tensor
 
-from xent.ops.choice import _request, column
+from xent.ops.choice import TINY, _request, column
 from xent.problem import Rows, rows_of
 from xent.reduction import reduce_rows
 from xent.row_stats import RowStats
 from xent.terms import LossOptions, LossTerms
 
-_TINY = 1 << 18  # logits that torch's kernel takes no longer for than the general path needs before its kernel starts
 # What F.cross_entropy calls, and `accelerate` does not replace.
 _torch_kernel = torch._C._nn.cross_entropy_loss  # pyright: ignore[reportAttributeAccessIssue]
 _REFUSALS = (IndexError, KeyError, RuntimeError, TypeError, ValueError)
@@ -135,7 +134,7 @@ def cross_entropy(
         and input.is_cpu
         and target.dtype is _INT64
         and input.dtype in _FULL
-        and input.numel() <= _TINY
+        and input.numel() <= TINY
         and _request.name == "auto"
     ):
         try:

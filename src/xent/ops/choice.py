@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from xent.errors import BackendError, DtypeError, OptionError
+from xent.terms import LossOptions
 
 BACKENDS = ("native", "triton", "reference")  # an automatic choice takes the first that can
 OPERATIONS = (
@@ -26,6 +27,12 @@ OPERATIONS = (
     "logsumexp",
     "token_logprobs",
 )
+# Logits that torch's own kernel takes no longer for than the general path needs before a kernel of ours starts.
+TINY = 1 << 18
+_TOO_SMALL = f"at most {TINY} logits with plain options cost less in torch's own kernel than the way to another"
+_OPTIONS = set(LossOptions.__annotations__) | {
+    "target", "weight", "linear_weight", "linear_bias", "pos_weight", "max_memory", "stats", "keepdim", "dtype"
+}  # fmt: skip
 _FILE_OF = {"token_logprobs": "cross_entropy"}  # where the file has another name than the operation
 _HOME_OF = {"native": "xent.ops.native"}  # the kernels of this column know nothing of autograd; that file adds it
 _COLUMNS: dict[str, ModuleType] = {
@@ -36,9 +43,10 @@ _COLUMNS: dict[str, ModuleType] = {
 
 
 class _Request(threading.local):
-    """What `backend` asks for in this thread; a plain attribute, so that torch.compile can guard on it."""
+    """What `backend` asks for in this thread; an attribute of the instance, so that torch.compile can guard on it."""
 
-    name = "auto"
+    def __init__(self) -> None:
+        self.name = "auto"
 
 
 _request = _Request()
@@ -50,19 +58,21 @@ class Choice:
 
     Attributes:
         operation: name of the public function.
-        chosen: name of the backend.
+        chosen: name of the backend; "torch" where torch's own kernel runs, for few logits and plain options.
         rejected: backend → reason, in words, for every backend that would not run.
         requested: what `xent.backend` asked for, "auto" if nothing.
+        note: how the backend would go about it, where it has a choice of its own.
     """
 
     operation: str
     chosen: str
     rejected: dict[str, str]
     requested: str = "auto"
+    note: str = ""
 
     def __str__(self) -> str:
         how = "automatic choice" if self.requested == "auto" else "asked for by name"
-        lines = [f"{self.operation}: {self.chosen} ({how})"]
+        lines = [f"{self.operation}: {self.chosen} ({how})" + (f", {self.note}" if self.note else "")]
         lines += [f"  not {name}: {reason}" for name, reason in self.rejected.items()]
         return "\n".join(lines)
 
@@ -73,6 +83,7 @@ class Choice:
             "chosen": self.chosen,
             "requested": self.requested,
             "rejected": dict(self.rejected),
+            "note": self.note,
         }
 
 
@@ -115,21 +126,21 @@ def choices(input: Tensor | None = None, *tensors: Tensor, operation: str = "cro
 
     Args:
         input: the logits (for `linear_cross_entropy` the hidden states); an empty float32 tensor when left out.
-        *tensors: the other tensors of the call, accepted so that a call becomes a question by changing its name.
+        *tensors: the other tensors of the call, so that a call becomes a question by changing its name.
         operation: name of a public loss function.
-        **terms: the options of the call, likewise.
+        **terms: the options of the call.
 
     Returns:
         A `Choice`; print it, or read `.chosen` and `.rejected`.
 
     Raises:
-        OptionError: `operation` is not the name of a loss.
+        OptionError: `operation` is not the name of a loss, or an option not one of a loss.
         BackendError: `xent.backend` asks for a backend that can't do this.
 
     Example:
         >>> import torch, xent
         >>> xent.choices(torch.zeros(3, 5)).chosen
-        'reference'
+        'torch'
     """
     if operation not in OPERATIONS:
         raise OptionError(f"operation {operation!r}", f"it is one of {', '.join(OPERATIONS)}", "pass one of these")
@@ -137,13 +148,35 @@ def choices(input: Tensor | None = None, *tensors: Tensor, operation: str = "cro
         input = torch.empty(0, 1)
     elif not isinstance(input, Tensor):
         raise DtypeError(f"input is a {type(input).__name__}", "it is a tensor", "pass the logits")
+    unknown = sorted(set(terms) - _OPTIONS)
+    if unknown:
+        raise OptionError(
+            f"option {unknown[0]!r}", f"options are {', '.join(sorted(_OPTIONS))}", "pass those of the call"
+        )
+    if operation == "cross_entropy" and _is_tiny(input, tensors, terms):
+        return Choice(operation, "torch", dict.fromkeys(BACKENDS, _TOO_SMALL))
     others = tuple(other for other in (*tensors, *terms.values()) if isinstance(other, Tensor))
     asked, chosen = _request.name, _name(operation, input, *others)
     preferred = f"{chosen} comes first" if asked == "auto" else f"{chosen} was asked for by name"
     rejected = {
         name: _reason_against(name, operation, input, *others) or preferred for name in BACKENDS if name != chosen
     }
-    return Choice(operation, chosen, rejected, asked)
+    note = getattr(_COLUMNS[chosen], "note", lambda *_: "")(operation, (input, *tensors), terms)
+    return Choice(operation, chosen, rejected, asked, note)
+
+
+def _is_tiny(input: Tensor, tensors: tuple[Tensor, ...], terms: dict[str, object]) -> bool:
+    """Whether `functional.cross_entropy` hands the call to torch's own kernel in its first lines."""
+    given = {name for name, value in terms.items() if value is not None} - {"target", "ignore_index", "reduction"}
+    return (
+        not given
+        and len(tensors) < 2
+        and _request.name == "auto"
+        and input.is_cpu
+        and input.dtype in (torch.float32, torch.float64)
+        and input.numel() <= TINY
+        and not (tensors and tensors[0].is_floating_point())
+    )
 
 
 def column(operation: str, input: Tensor, *others: Tensor | None) -> ModuleType:

@@ -28,6 +28,7 @@ __all__ = [
     "log_softmax",
     "logsumexp",
     "nll_loss",
+    "note",
     "refusal",
 ]
 
@@ -58,6 +59,16 @@ def refusal(operation: str, input: Tensor, *others: Tensor | None) -> str | None
     if operation == "linear_cross_entropy" and torch.is_autocast_enabled("cpu"):
         return "autocast picks the dtype of the product, which the reference leaves to torch"
     return None
+
+
+def note(operation: str, tensors: tuple[Tensor, ...], terms: dict[str, object]) -> str:
+    """How a linear + cross-entropy would be cut, if its linear weight is known."""
+    if operation != "linear_cross_entropy" or len(tensors) < 2 or tensors[1].ndim < 2:
+        return ""
+    if tensors[0].shape[-1:] != tensors[1].shape[-1:]:
+        return ""
+    bound = terms.get("max_memory")
+    return str(linear_cross_entropy.plan_of_shapes(tensors[0], tensors[1], bound if isinstance(bound, int) else None))
 
 
 def _reason_against(tensor: Tensor) -> str | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from xent.backends import reference
 from xent.backends.native import linear_cross_entropy as kernel
+from xent.backends.native.linear_plan import Plan
 from xent.backends.native.linear_rows import row_weights
 from xent.head import HeadRows
 from xent.ops.native.again import kernels_may_run
@@ -51,6 +52,14 @@ def rows_with_stats(problem: HeadRows) -> RowStats:
         correct=(prediction == true_class) & (prediction >= 0),  # an ignored row predicts −1
         weight=weight,
     )
+
+
+def plan_of_shapes(hidden: Tensor, weight: Tensor, max_memory: int | None) -> Plan:
+    """How values and gradients of a call with these tensors would be cut, if no row is ignored."""
+    rows = hidden.numel() // max(hidden.shape[-1], 1)
+    target = torch.zeros(rows, dtype=torch.int64)
+    head = HeadRows(hidden.reshape(rows, -1), weight.flatten(0, -2), None, (), target, LossTerms(), max_memory)
+    return kernel.plan_of(head, kernel.Needs(hidden=True, weight=True, bias=False))
 
 
 def _tensors(problem: HeadRows) -> tuple[Tensor | None, ...]:
