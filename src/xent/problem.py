@@ -126,7 +126,12 @@ def _index_target(layout: LogitsLayout, target: Tensor, terms: LossTerms) -> Ten
             "class indices are integers",
             f"pass target.long(), or probabilities of the logits' shape {layout.shape}",
         )
-    return target.long()  # a narrow dtype cannot hold ignore_index=-100: 156 must not become it
+    indices = target.long()  # a narrow dtype cannot hold ignore_index=-100: 156 must not become it
+    if target.dtype == torch.uint64 and values_are_readable(indices) and bool((indices < 0).any()):
+        raise TargetRangeError(
+            "target holds numbers of 2**63 and more", "classes count from 0 to C-1", "mend the labels"
+        )
+    return indices
 
 
 def _probability_target(layout: LogitsLayout, target: Tensor, terms: LossTerms) -> Tensor:
@@ -189,6 +194,7 @@ def values_are_readable(tensor: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and tensor.device.type == "cpu"
+        and torch._C._len_torch_dispatch_stack() == 0  # pyright: ignore[reportAttributeAccessIssue]  (make_fx, fake)
         and type(tensor) in (Tensor, torch.nn.Parameter)
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # pyright: ignore[reportAttributeAccessIssue]
     )

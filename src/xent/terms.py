@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TypedDict
 
+import torch
 from torch import Tensor
 
 from xent.errors import DtypeError, OptionError
@@ -73,6 +75,10 @@ class LossTerms:
             )
         self._check_normalizer()
 
+    def z_part(self, weight: Tensor, lse: Tensor) -> Tensor:
+        """The z-term of each row, weight · ζ · lse²; 0 without one, even where lse² overflows."""
+        return self.z_loss * weight * lse.square() if self.z_loss else torch.zeros_like(lse)
+
     def _check_normalizer(self) -> None:
         if self.normalizer is None:
             return
@@ -92,14 +98,14 @@ class LossTerms:
 
 
 def _check_number(name: str, value: object, need: str, holds: Callable[[float], bool]) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float, Real)):
         raise DtypeError(f"{name} is {_kind(value)}", f"it is a number, {need}", f"pass float({name})")
-    if not holds(value):
+    if not holds(float(value)):
         raise OptionError(f"{name}={value}", f"it must be {need}", "pass such a value")
 
 
 def _check_integer(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, (int, Integral)):
         raise DtypeError(f"{name} is {_kind(value)}", "it is an integer", f"pass int({name})")
 
 
@@ -113,4 +119,5 @@ def _check_tensor(name: str, value: object) -> None:
 
 
 def _kind(value: object) -> str:
-    return f"a {type(value).__name__}" if value is not None else "None"
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

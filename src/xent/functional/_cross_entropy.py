@@ -75,7 +75,7 @@ def cross_entropy(
         softcap: bound of the logits, > 0.
         logit_scale: factor on the logits (1/temperature).
         normalizer: a number or tensor that replaces the denominator of the mean, such as the token count over all
-            micro-batches and ranks; all rows ignored then gives 0.
+            micro-batches and ranks; all rows ignored then gives 0 (0/0, NaN, if it is a tensor of 0).
         dim: dimension of the classes; torch's rule (1, or 0 for one row) when None.
         shift: score position t against the target at t + shift of the last row dimension (1 for next-token labels).
         stats: also return per-row statistics.
@@ -92,12 +92,14 @@ def cross_entropy(
     Edge cases:
         A logit of −inf has p = 0: as the target it costs +inf; with target probability 0 it costs 0 (torch: NaN);
         under label smoothing it costs +inf, as the equation says. A row with NaN, with +inf or with nothing but
-        −inf is NaN. One class: the loss is 0. Empty, or all rows ignored: the mean is NaN as in torch, 0 with
-        `normalizer`; the sum is 0. An ignored row costs 0 and, if its logits are finite, has gradient 0. A weight of 0
-        on a cost of +inf is NaN (0·∞), as in torch.
+        −inf is NaN. With `softcap` an infinite logit is ±softcap like any other beyond it: it masks nothing. One
+        class: the loss is 0. Empty, or all rows ignored: the mean is NaN as in torch, 0 with `normalizer`; the sum is
+        0. An ignored row costs 0 and, if its logits are finite, has gradient 0. A weight of 0 on a cost of +inf is
+        NaN (0·∞), as in torch.
 
     Cost:
-        Memory on the reference backend: several times the logits.
+        On the native backend one read of the logits forward, one read and one write backward, and no memory but the
+        gradient; on the reference backend several times the logits.
 
     Raises:
         ShapeError, DtypeError, DeviceError, OptionError: tensors or options that do not fit, before any work.

@@ -53,7 +53,7 @@ class LinearCrossEntropyLoss(_Loss):
         **options: Any,
     ) -> None:
         _check_names(options, functional.linear_cross_entropy)
-        if weight is not None and weight.shape != (num_classes,):
+        if isinstance(weight, Tensor) and weight.shape != (num_classes,):
             raise ShapeError(
                 f"weight has shape {tuple(weight.shape)}",
                 f"class weights need shape ({num_classes},)",

@@ -9,7 +9,7 @@ from xent.terms import LossTerms
 
 
 class _Loss(nn.Module):
-    """Keyword options of a loss function, checked at construction, and class weights as buffers."""
+    """Keyword options of a loss function, those of `LossTerms` checked at construction, and weights as buffers."""
 
     def __init__(self, options: dict[str, Any], **buffers: Tensor | None) -> None:
         super().__init__()

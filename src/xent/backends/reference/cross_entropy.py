@@ -35,7 +35,7 @@ def rows_with_stats(problem: Rows) -> RowStats:
         loss=loss,
         lse=lse,
         entropy=_where(counted, entropy(log_p)),
-        z_loss=problem.terms.z_loss * weight * lse.square(),
+        z_loss=problem.terms.z_part(weight, lse),
         prediction=prediction if counted is None else prediction.masked_fill(~counted, -1),
         correct=(prediction == true_class) if counted is None else (prediction == true_class) & counted,
         weight=weight,

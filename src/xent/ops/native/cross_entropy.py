@@ -33,7 +33,7 @@ def rows_with_stats(problem: Rows) -> RowStats:
         loss=loss,
         lse=lse,
         entropy=entropy,
-        z_loss=problem.terms.z_loss * weight * lse.square(),
+        z_loss=problem.terms.z_part(weight, lse),
         prediction=prediction,
         correct=(prediction == true_class) & (prediction >= 0),  # an ignored row predicts −1
         weight=weight,
