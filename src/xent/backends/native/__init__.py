@@ -17,7 +17,9 @@ __all__ = ["OPERATIONS", "availability", "kernels_info", "refusal"]
 
 OPERATIONS = (
     "cross_entropy",
+    "linear_cross_entropy",
     "nll_loss",
+    "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "log_softmax",
     "logsumexp",

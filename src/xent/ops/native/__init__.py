@@ -1,7 +1,8 @@
 """The native column under torch's autograd.
 
-First-order reverse mode runs the kernels. A backward pass that is itself differentiated (`create_graph`) differentiates
-the reference formula. What no kernel may see (transforms, tracing, tensor subclasses) is refused, with the reason.
+First-order reverse mode with respect to the logits runs the kernels; other tensors that require gradient, and a
+backward pass that is itself differentiated (`create_graph`), differentiate the reference formula. What no kernel may see (transforms,
+tracing, tensor subclasses) is refused, with the reason.
 """
 
 from __future__ import annotations
@@ -11,12 +12,22 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from xent.backends import native
-from xent.ops.native import binary_cross_entropy_with_logits, cross_entropy, log_softmax, logsumexp, nll_loss
+from xent.ops.native import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    linear_cross_entropy,
+    log_softmax,
+    logsumexp,
+    nll_loss,
+)
 from xent.ops.native.again import is_wrapped
 
 __all__ = [
+    "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
+    "linear_cross_entropy",
     "log_softmax",
     "logsumexp",
     "nll_loss",
@@ -44,8 +55,6 @@ def refusal(operation: str, input: Tensor, *others: Tensor | None) -> str | None
         reason = _reason_against(tensor)
         if reason is not None:
             return reason
-    if any(other is not None and other.requires_grad for other in others):
-        return "its kernels give the gradient of the logits, and another tensor requires gradient too"
     return None
 
 
