@@ -1,8 +1,8 @@
 """The native column under torch's autograd.
 
 First-order reverse mode with respect to the logits runs the kernels; other tensors that require gradient, and a
-backward pass that is itself differentiated (`create_graph`), differentiate the reference formula. What no kernel may see (transforms,
-tracing, tensor subclasses) is refused, with the reason.
+backward pass that is itself differentiated (`create_graph`), differentiate the reference formula. What no kernel
+may see (transforms, tracing, tensor subclasses) is refused, with the reason.
 """
 
 from __future__ import annotations

@@ -47,13 +47,15 @@ def _tensors(problem: Rows) -> tuple[Tensor, Tensor, Tensor | None, Tensor | Non
 def _save(ctx: Any, problem: Rows, values: dict[str, Tensor]) -> None:
     ctx.set_materialize_grads(False)
     ctx.terms = replace(problem.terms, weight=None, row_weight=None)
-    ctx.save_for_backward(*_tensors(problem), values["exact_lse"], values.get("entropy"), values.get("mass"))
+    ctx.save_for_backward(
+        *_tensors(problem), values["exact_lse"], values.get("entropy"), values.get("mass"), values["lse_low"]
+    )
 
 
 def _problem_of(ctx: Any) -> tuple[Rows, kernel.Saved]:
-    logits, target, weight, row_weight, exact_lse, entropy, mass = ctx.saved_tensors
+    logits, target, weight, row_weight, exact_lse, entropy, mass, lse_low = ctx.saved_tensors
     terms = replace(ctx.terms, weight=weight, row_weight=row_weight)
-    return Rows(logits, target, terms), kernel.Saved(exact_lse, entropy, mass)
+    return Rows(logits, target, terms), kernel.Saved(exact_lse, entropy, mass, lse_low)
 
 
 class _Rows(torch.autograd.Function):
