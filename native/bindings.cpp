@@ -181,6 +181,8 @@ constexpr NamedOutput statistic_outputs[] = {
 void place_output(const std::string& name, const Out& a, const RowView& logits, xent::CrossEntropyRows& rows) {
   if (name == "exact_lse") {
     rows.exact_lse = array_of(name, a, logits.rows, Dtype::f64);
+  } else if (name == "lse_low") {
+    rows.lse_low = array_of(name, a, logits.rows, Dtype::f64);
   } else if (name == "prediction") {
     rows.prediction = integers_of(name, a, logits.rows);
   } else {
@@ -210,10 +212,10 @@ int64_t run_rows(Kernel kernel, const Problem& problem, const nb::dict& outputs,
 }
 
 struct Upstream {
-  OptionalIn loss, lse, entropy, saved_lse, saved_entropy, saved_mass;
-  Upstream(OptionalIn l, OptionalIn s, OptionalIn e, OptionalIn sl, OptionalIn se, OptionalIn sm)
+  OptionalIn loss, lse, entropy, saved_lse, saved_entropy, saved_mass, saved_lse_low;
+  Upstream(OptionalIn l, OptionalIn s, OptionalIn e, OptionalIn sl, OptionalIn se, OptionalIn sm, OptionalIn low)
       : loss(std::move(l)), lse(std::move(s)), entropy(std::move(e)), saved_lse(std::move(sl)),
-        saved_entropy(std::move(se)), saved_mass(std::move(sm)) {}
+        saved_entropy(std::move(se)), saved_mass(std::move(sm)), saved_lse_low(std::move(low)) {}
 
   xent::CrossEntropyUpstream parts(const RowView& logits) const {
     const Dtype dtype = statistic(logits.dtype);
@@ -221,6 +223,7 @@ struct Upstream {
             optional_array("lse", lse, logits.rows, dtype),
             optional_array("entropy", entropy, logits.rows, dtype),
             optional_array("saved_lse", saved_lse, logits.rows, Dtype::f64),
+            optional_array("saved_lse_low", saved_lse_low, logits.rows, Dtype::f64),
             optional_array("saved_entropy", saved_entropy, logits.rows, dtype),
             optional_array("saved_mass", saved_mass, logits.rows, dtype)};
   }
@@ -361,10 +364,10 @@ NB_MODULE(_kernels, m) {
       .def("set_options", &Problem::set_options, "ignore_index"_a, "label_smoothing"_a, "z_loss"_a, "softcap"_a,
            "logit_scale"_a, "class_weight_sum"_a);
   nb::class_<Upstream>(m, "Upstream", "Gradients of the outputs, and what the forward pass saved.")
-      .def(nb::init<OptionalIn, OptionalIn, OptionalIn, OptionalIn, OptionalIn, OptionalIn>(),
+      .def(nb::init<OptionalIn, OptionalIn, OptionalIn, OptionalIn, OptionalIn, OptionalIn, OptionalIn>(),
            "loss"_a.none() = nb::none(), "lse"_a.none() = nb::none(), "entropy"_a.none() = nb::none(),
            "saved_lse"_a.none() = nb::none(), "saved_entropy"_a.none() = nb::none(),
-           "saved_mass"_a.none() = nb::none());
+           "saved_mass"_a.none() = nb::none(), "saved_lse_low"_a.none() = nb::none());
   m.def("cross_entropy",
         [](const Problem& p, const nb::dict& outputs, int threads) {
           return run_rows(xent::chosen_kernels().cross_entropy, p, outputs, threads);

@@ -34,12 +34,14 @@ struct CrossEntropyRows {
   RowArray mass;        // sum over classes of target mass times class weight (what the gradient needs of `probabilities`)
   RowArray exact_lse;   // double, whatever the statistic: the gradient subtracts it from logits with a common offset;
                         // NaN for a row without a softmax, where lse is +inf or -inf
+  RowArray lse_low;     // double: what exact_lse lost in its own rounding
   RowArray prediction;  // int64
 };
 
 struct CrossEntropyUpstream {
   RowArray loss, lse, entropy;           // the gradients of the three differentiable outputs
   RowArray saved_lse;                    // exact_lse, double
+  RowArray saved_lse_low;                // lse_low, or null
   RowArray saved_entropy, saved_mass;    // needed where upstream.entropy, or probabilities, are given
 };
 

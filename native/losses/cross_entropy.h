@@ -22,7 +22,14 @@ void put_ignored(const CrossEntropyRows& out, int64_t row) {
   put(out.mass, row, T(0));
   put(out.lse, row, T(0));
   put(out.exact_lse, row, 0.0);
+  put(out.lse_low, row, 0.0);
   put(out.prediction, row, int64_t{-1});
+}
+
+// a + b - sum, exactly (Knuth's two-sum).
+inline double rounding_of_sum(double a, double b, double sum) {
+  const double b_part = sum - a;
+  return (a - (sum - b_part)) + (b - b_part);
 }
 
 template <class T>
@@ -57,6 +64,7 @@ void put_row(const CrossEntropyPass& pass, const Terms<T>& terms, int64_t row, c
   put(out.mass, row, static_cast<T>(state.mass));
   put(out.lse, row, static_cast<T>(log_sum_exp_of(state)));
   put(out.exact_lse, row, lse);
+  put(out.lse_low, row, rounding_of_sum(top, log_sum, lse));
   put(out.prediction, row, state.argmax);
 }
 

@@ -41,7 +41,7 @@ struct GradientLanes {
     else g = L::mul(p, probability);
     if constexpr (entropy) g = L::sub(g, L::zero_where_zero(p, L::mul(log_probability, L::mul(p, log_p))));
     if constexpr (chained) {
-      const reg bend = L::mul(z, inverse_cap);
+      const reg bend = L::zero_where_zero(inverse_cap, L::mul(z, inverse_cap));  // no cap: not 0 times infinity
       g = L::mul(g, L::mul(scale, L::fnma(bend, bend, L::set(1))));
     }
     return g;
@@ -136,7 +136,7 @@ RowFactors<T> factors_of(const CrossEntropyGradientPass& pass, const Terms<T>& t
   f.flat = g * terms.uniform;
   f.target = terms.probabilities ? 0.0 : g * (1.0 - terms.smoothing) * class_weight;
   f.lse_high = static_cast<T>(lse);
-  f.lse_low = std::isfinite(f.lse_high) ? static_cast<T>(lse - static_cast<double>(f.lse_high)) : T(0);
+  f.lse_low = std::isfinite(f.lse_high) ? static_cast<T>(lse - static_cast<double>(f.lse_high) + get_or<double>(up.saved_lse_low, row, 0.0)) : T(0);
   f.scale = static_cast<T>(given.map.scale);
   f.inverse_cap = static_cast<T>(given.map.softcap > 0.0 ? 1.0 / given.map.softcap : 0.0);
   return f;
@@ -151,7 +151,7 @@ inline void mend_target(GradientBlock<L, typename L::T, typename L::T> block, co
   const T logit = static_cast<T>(widen(z[y]));
   T value;
   block(f, &logit, t == nullptr ? nullptr : t + y, &value, 1);
-  const double bend = static_cast<double>(logit) * f.inverse_cap;
+  const double bend = f.inverse_cap != 0 ? static_cast<double>(logit) * f.inverse_cap : 0.0;
   const double chain = static_cast<double>(f.scale) * (1.0 - bend * bend);
   narrow(static_cast<T>(static_cast<double>(value) - f.target * chain), g + y);
 }

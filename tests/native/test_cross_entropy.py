@@ -190,7 +190,7 @@ def test_a_gradient_may_be_written_over_the_logits(isa: str, streaming: bool) ->
     for x in (logits, logits.t().contiguous().t()):
         problem = rows_of(x, target, LossTerms(label_smoothing=0.1), 1)
         values = kernel.forward(problem, with_stats=False)
-        saved = kernel.Saved(values["exact_lse"])
+        saved = kernel.Saved(values["exact_lse"], lse_low=values["lse_low"])
         fresh = kernel.gradient(problem, saved, torch.ones(50))
         own = x.clone()
         kernel.write_gradient(Rows(own, target, problem.terms), saved, own, torch.ones(50), streaming=streaming)

@@ -19,6 +19,7 @@ OPERATIONS = (
     "cross_entropy",
     "linear_cross_entropy",
     "nll_loss",
+    "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "log_softmax",
     "logsumexp",

@@ -35,6 +35,7 @@ class Upstream:
         saved_lse: Array | None = None,
         saved_entropy: Array | None = None,
         saved_mass: Array | None = None,
+        saved_lse_low: Array | None = None,
     ) -> None: ...
 
 def isa() -> str: ...

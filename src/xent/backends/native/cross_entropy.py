@@ -22,10 +22,11 @@ class Saved:
     exact_lse: Tensor
     entropy: Tensor | None = None
     mass: Tensor | None = None
+    lse_low: Tensor | None = None
 
 
 def forward(problem: Rows, with_stats: bool) -> dict[str, Tensor]:
-    """Values of every row, each (N,): loss, weight, exact_lse; with_stats: lse, entropy, prediction; soft: mass."""
+    """Values of every row, each (N,): loss, weight, exact_lse, lse_low; with_stats: lse, entropy, prediction."""
     from xent.backends.native import _kernels
 
     count, dtype = problem.logits.shape[:-1].numel(), problem.stats_dtype
@@ -35,7 +36,8 @@ def forward(problem: Rows, with_stats: bool) -> dict[str, Tensor]:
     if not problem.is_hard:
         names.append("mass")
     values = {name: torch.empty(count, dtype=dtype) for name in names}
-    values["exact_lse"] = torch.empty(count, dtype=torch.float64)
+    for name in ("exact_lse", "lse_low"):
+        values[name] = torch.empty(count, dtype=torch.float64)
     if with_stats:
         values["prediction"] = torch.empty(count, dtype=torch.int64)
     bad_row = _kernels.cross_entropy(kernel_problem(problem), values, torch.get_num_threads())
@@ -65,7 +67,7 @@ def write_gradient(
     """The same into a buffer of the caller's, which may be the logits: a chunk that a matrix product reads next."""
     from xent.backends.native import _kernels
 
-    upstream = _kernels.Upstream(loss, lse, entropy, saved.exact_lse, saved.entropy, saved.mass)
+    upstream = _kernels.Upstream(loss, lse, entropy, saved.exact_lse, saved.entropy, saved.mass, saved.lse_low)
     _kernels.cross_entropy_gradient(
         kernel_problem(problem), upstream, buffer.detach(), streaming, torch.get_num_threads()
     )

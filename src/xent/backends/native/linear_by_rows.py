@@ -68,7 +68,7 @@ def _write_values(rows: CountedRows, start: int, stop: int, chunk: Rows, values:
 
 def _in_place(chunk: Rows, named: dict[str, Tensor], upstream: Upstream) -> Tensor:
     """The gradient of the chunk's logits, written over them; (n, C·K) as the products take it."""
-    saved = kernel.Saved(named["exact_lse"], named.get("entropy"), named.get("mass"))
+    saved = kernel.Saved(named["exact_lse"], named.get("entropy"), named.get("mass"), named["lse_low"])
     kernel.write_gradient(chunk, saved, chunk.logits, upstream.loss, upstream.lse, upstream.entropy)
     return chunk.logits.movedim(-1, 1).flatten(1)
 

@@ -19,6 +19,7 @@ class Values:
         loss: in the dtype of the statistics.
         weight: what the row adds to the mean's denominator.
         exact_lse: logsumexp in float64.
+        lse_low: what float64 rounded off it.
         mass: Σ_c w_c q_c of probability targets, else None.
         entropy: of the prediction; None without statistics, as the next.
         prediction: most likely class.
@@ -27,6 +28,7 @@ class Values:
     loss: Tensor
     weight: Tensor
     exact_lse: Tensor
+    lse_low: Tensor
     mass: Tensor | None
     entropy: Tensor | None
     prediction: Tensor | None
@@ -75,6 +77,7 @@ def empty_values(rows: CountedRows, *, with_stats: bool) -> Values:
         loss=torch.zeros(count, dtype=dtype),
         weight=torch.zeros(count, dtype=dtype),
         exact_lse=torch.zeros(count, dtype=torch.float64),
+        lse_low=torch.zeros(count, dtype=torch.float64),
         mass=None if problem.is_hard else torch.zeros(count, dtype=dtype),
         entropy=torch.zeros(count, dtype=dtype) if with_stats else None,
         prediction=torch.full((count,), -1) if with_stats else None,

@@ -1,7 +1,8 @@
 """The native column under torch's autograd.
 
-First-order reverse mode runs the kernels. A backward pass that is itself differentiated (`create_graph`) differentiates
-the reference formula. What no kernel may see (transforms, tracing, tensor subclasses) is refused, with the reason.
+First-order reverse mode with respect to the logits runs the kernels; other tensors that require gradient, and a
+backward pass that is itself differentiated (`create_graph`), differentiate the reference formula. What no kernel
+may see (transforms, tracing, tensor subclasses) is refused, with the reason.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch.autograd import forward_ad
 
 from xent.backends import native
 from xent.ops.native import (
+    binary_cross_entropy,
     binary_cross_entropy_with_logits,
     cross_entropy,
     linear_cross_entropy,
@@ -22,6 +24,7 @@ from xent.ops.native import (
 from xent.ops.native.again import is_wrapped
 
 __all__ = [
+    "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
     "linear_cross_entropy",
@@ -53,10 +56,11 @@ def refusal(operation: str, input: Tensor, *others: Tensor | None) -> str | None
         reason = _reason_against(tensor)
         if reason is not None:
             return reason
-    differentiable = 2 if operation == "linear_cross_entropy" else 0  # weight and bias of the linear layer
-    if any(other is not None and other.requires_grad for other in others[differentiable:]):
-        return "its kernels give the gradient of the logits, and another tensor requires gradient too"
-    if operation == "linear_cross_entropy" and torch.is_autocast_enabled("cpu"):
+    if operation != "linear_cross_entropy":
+        return None
+    if any(other is not None and other.requires_grad for other in others[2:]):  # after weight and bias of the layer
+        return "its chunks give gradients of the linear layer and its input, and another tensor requires gradient too"
+    if torch.is_autocast_enabled("cpu"):
         return "autocast picks the dtype of the product, which the reference leaves to torch"
     return None
 

@@ -23,11 +23,22 @@ def is_wrapped(tensor: Tensor) -> bool:
 
 
 def reference_gradient(
-    formula: Callable[[], Sequence[Tensor]], input: Tensor, upstream: Sequence[Tensor | None]
-) -> Tensor:
-    """The gradient of the formula's values with respect to `input`, differentiable where grad mode asks for it."""
+    formula: Callable[..., Sequence[Tensor]],
+    inputs: Sequence[Tensor | None],
+    needed: Sequence[bool],
+    upstream: Sequence[Tensor | None],
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the formula with respect to the needed inputs, differentiable where grad mode asks for it."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        pairs = [(value, g) for value, g in zip(formula(), upstream, strict=True) if g is not None]
-        values, gradients = zip(*pairs, strict=True)
-        return torch.autograd.grad(values, input, gradients, create_graph=create_graph)[0]
+        # Aliases: a target made from the logits must not add its own path to the gradient of the logits.
+        aliases = [x.view_as(x) if need and x is not None else x for x, need in zip(inputs, needed, strict=True)]
+        values = [
+            (value, g)
+            for value, g in zip(formula(*aliases), upstream, strict=True)
+            if g is not None and value.requires_grad
+        ]
+        wanted = [x for x, need in zip(aliases, needed, strict=True) if need and x is not None]
+        outputs, gradients = zip(*values, strict=True)
+        found = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=create_graph, allow_unused=True))
+    return tuple(next(found) if need else None for need in needed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -26,8 +25,11 @@ class _Elements(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        input, target, weight, pos_weight = ctx.saved_tensors
-        if kernels_may_run(*gradients):
+        if not any(ctx.needs_input_grad[1:]) and kernels_may_run(*gradients):
+            input, target, weight, pos_weight = ctx.saved_tensors
             return kernel.gradient(input, target, weight, pos_weight, gradients[0]), None, None, None
-        again = partial(reference.binary_cross_entropy_with_logits.elements, input, target, weight, pos_weight)
-        return reference_gradient(lambda: (again(),), input, gradients), None, None, None
+        return reference_gradient(_again, ctx.saved_tensors, ctx.needs_input_grad, gradients)
+
+
+def _again(input: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None) -> tuple[Tensor]:
+    return (reference.binary_cross_entropy_with_logits.elements(input, target, weight, pos_weight),)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -47,13 +47,15 @@ def _tensors(problem: Rows) -> tuple[Tensor, Tensor, Tensor | None, Tensor | Non
 def _save(ctx: Any, problem: Rows, values: dict[str, Tensor]) -> None:
     ctx.set_materialize_grads(False)
     ctx.terms = replace(problem.terms, weight=None, row_weight=None)
-    ctx.save_for_backward(*_tensors(problem), values["exact_lse"], values.get("entropy"), values.get("mass"))
+    ctx.save_for_backward(
+        *_tensors(problem), values["exact_lse"], values.get("entropy"), values.get("mass"), values["lse_low"]
+    )
 
 
 def _problem_of(ctx: Any) -> tuple[Rows, kernel.Saved]:
-    logits, target, weight, row_weight, exact_lse, entropy, mass = ctx.saved_tensors
+    logits, target, weight, row_weight, exact_lse, entropy, mass, lse_low = ctx.saved_tensors
     terms = replace(ctx.terms, weight=weight, row_weight=row_weight)
-    return Rows(logits, target, terms), kernel.Saved(exact_lse, entropy, mass)
+    return Rows(logits, target, terms), kernel.Saved(exact_lse, entropy, mass, lse_low)
 
 
 class _Rows(torch.autograd.Function):
@@ -64,19 +66,18 @@ class _Rows(torch.autograd.Function):
         problem = Rows(logits, target, terms)
         values = kernel.forward(problem, with_stats=False)
         _save(ctx, problem, values)
-        ctx.mark_non_differentiable(values["weight"])
+        if not _needs_weight(ctx):
+            ctx.mark_non_differentiable(values["weight"])
         return values["loss"], values["weight"]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        g_loss = gradients[0]
-        if g_loss is None:
+        if all(g is None for g in gradients):
             return (None,) * 5
-        problem, saved = _problem_of(ctx)
-        if kernels_may_run(g_loss):
-            return kernel.gradient(problem, saved, g_loss), None, None, None, None
-        loss = partial(_loss_again, problem)
-        return reference_gradient(loss, problem.logits, (g_loss,)), None, None, None, None
+        if not any(ctx.needs_input_grad[1:]) and kernels_may_run(*gradients):
+            problem, saved = _problem_of(ctx)
+            return kernel.gradient(problem, saved, gradients[0]), None, None, None, None
+        return *_of_reference(ctx, _rows_again, gradients), None
 
 
 class _RowsWithStats(torch.autograd.Function):
@@ -87,25 +88,40 @@ class _RowsWithStats(torch.autograd.Function):
         problem = Rows(logits, target, terms)
         values = kernel.forward(problem, with_stats=True)
         _save(ctx, problem, values)
-        ctx.mark_non_differentiable(values["weight"], values["prediction"])
+        ctx.mark_non_differentiable(values["prediction"], *(() if _needs_weight(ctx) else (values["weight"],)))
         return tuple(values[name] for name in ("loss", "lse", "entropy", "weight", "prediction"))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        upstream = gradients[:3]
-        if all(g is None for g in upstream):
+        if all(g is None for g in gradients):
             return (None,) * 5
-        problem, saved = _problem_of(ctx)
-        if kernels_may_run(*upstream):
-            return kernel.gradient(problem, saved, *upstream), None, None, None, None
-        stats = partial(_stats_again, problem)
-        return reference_gradient(stats, problem.logits, upstream), None, None, None, None
+        if not any(ctx.needs_input_grad[1:]) and kernels_may_run(*gradients):
+            problem, saved = _problem_of(ctx)
+            return kernel.gradient(problem, saved, *gradients[:3]), None, None, None, None
+        return *_of_reference(ctx, _stats_again, gradients[:4]), None
 
 
-def _loss_again(problem: Rows) -> tuple[Tensor]:
-    return (reference.cross_entropy.rows(problem)[0].flatten(),)
+def _needs_weight(ctx: Any) -> bool:
+    """Whether the weight of a row depends on a tensor that requires gradient."""
+    return ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
+
+
+def _of_reference(
+    ctx: Any, formula: Callable[[Rows], tuple[Tensor, ...]], upstream: tuple[Tensor | None, ...]
+) -> tuple[Tensor | None, ...]:
+    def of_tensors(
+        logits: Tensor, target: Tensor, weight: Tensor | None, row_weight: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        return formula(Rows(logits, target, replace(ctx.terms, weight=weight, row_weight=row_weight)))
+
+    return reference_gradient(of_tensors, ctx.saved_tensors[:4], ctx.needs_input_grad[:4], upstream)
+
+
+def _rows_again(problem: Rows) -> tuple[Tensor, ...]:
+    loss, weight = reference.cross_entropy.rows(problem)
+    return loss.flatten(), weight.flatten()
 
 
 def _stats_again(problem: Rows) -> tuple[Tensor, ...]:
     stats = reference.cross_entropy.rows_with_stats(problem)
-    return stats.loss.flatten(), stats.lse.flatten(), stats.entropy.flatten()
+    return tuple(value.flatten() for value in (stats.loss, stats.lse, stats.entropy, stats.weight))

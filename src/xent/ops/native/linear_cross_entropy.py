@@ -7,7 +7,9 @@ logits again, with the same numbers.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from xent.backends.native import linear_cross_entropy as kernel
 from xent.backends.native.linear_plan import Plan
 from xent.backends.native.linear_rows import row_weights
 from xent.head import HeadRows
-from xent.ops.native.again import kernels_may_run
+from xent.ops.native.again import kernels_may_run, reference_gradient
 from xent.reduction import as_denominator, reduce_rows
 from xent.row_stats import RowStats
 from xent.terms import LossTerms
@@ -107,9 +109,9 @@ class _Rows(torch.autograd.Function):
         upstream = gradients[:3]
         if all(g is None for g in upstream):
             return (None,) * 8
-        problem = _restored(ctx)
         if not kernels_may_run(*upstream):
-            return _reference_gradients(ctx, problem, _again_rows(problem), upstream)
+            return *_of_reference(ctx, _stats_again, upstream), *(None,) * 5
+        problem = _restored(ctx)
         needs = kernel.Needs(*ctx.needs_input_grad[:3])
         return _in_shape(problem, kernel.gradients(problem, ctx.values, kernel.Upstream(*upstream), needs), 8)
 
@@ -132,12 +134,9 @@ class _Total(torch.autograd.Function):
         (g,) = gradients
         if g is None:
             return (None,) * 7
-        problem = _restored(ctx)
         if not kernels_may_run(g):
-            terms = replace(problem.terms, reduction=ctx.reduction, normalizer=ctx.normalizer)
-            with torch.enable_grad():
-                loss = (reduce_rows(*reference.linear_cross_entropy.rows(_unbounded(problem)), terms),)
-            return _reference_gradients(ctx, problem, loss, (g,), count=7)
+            return *_of_reference(ctx, partial(_total_again, ctx.reduction, ctx.normalizer), (g,)), *(None,) * 4
+        problem = _restored(ctx)
         made, ctx.gradients = ctx.gradients, None  # handed out once: autograd may then keep them as they are
         if made is None:
             needs = kernel.Needs(*ctx.needs_input_grad[:3])
@@ -163,23 +162,24 @@ def _in_shape(problem: HeadRows, made: kernel.Gradients, count: int) -> tuple[Te
     return (hidden, made.weight, made.bias) + (None,) * (count - 3)
 
 
-def _unbounded(problem: HeadRows) -> HeadRows:
-    """For derivatives of derivatives, which only the reference has; it holds the logits."""
-    return replace(problem, max_memory=None)
-
-
-def _again_rows(problem: HeadRows) -> tuple[Tensor, ...]:
-    with torch.enable_grad():
-        stats = reference.linear_cross_entropy.rows_with_stats(_unbounded(problem))
-    return stats.loss.flatten(), stats.lse.flatten(), stats.entropy.flatten()
-
-
-def _reference_gradients(
-    ctx: Any, problem: HeadRows, values: tuple[Tensor, ...], upstream: tuple[Tensor | None, ...], count: int = 8
+def _of_reference(
+    ctx: Any, formula: Callable[[HeadRows], Sequence[Tensor]], upstream: Sequence[Tensor | None]
 ) -> tuple[Tensor | None, ...]:
-    asked = ctx.needs_input_grad[:3]
-    wanted = [t for t, need in zip(_tensors(problem)[:3], asked, strict=True) if need and t is not None]
-    pairs = [(value, g) for value, g in zip(values, upstream, strict=True) if g is not None]
-    outputs, gradients = [value for value, _ in pairs], [g for _, g in pairs]
-    found = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=torch.is_grad_enabled()))
-    return tuple(next(found) if need else None for need in asked) + (None,) * (count - 3)
+    """Derivatives that only the reference has; it holds the logits."""
+    problem = _restored(ctx)
+
+    def of_tensors(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Sequence[Tensor]:
+        return formula(replace(problem, hidden=hidden, weight=weight, bias=bias, max_memory=None))
+
+    return reference_gradient(of_tensors, _tensors(problem)[:3], ctx.needs_input_grad[:3], upstream)
+
+
+def _total_again(reduction: str, normalizer: float | Tensor | None, problem: HeadRows) -> Sequence[Tensor]:
+    terms = replace(problem.terms, reduction=reduction, normalizer=normalizer)
+    loss, weight = reference.linear_cross_entropy.rows(problem)
+    return (reduce_rows(loss, weight, terms),)
+
+
+def _stats_again(problem: HeadRows) -> Sequence[Tensor]:
+    stats = reference.linear_cross_entropy.rows_with_stats(problem)
+    return stats.loss.flatten(), stats.lse.flatten(), stats.entropy.flatten()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -30,9 +29,12 @@ class _LogSumExp(torch.autograd.Function):
         return lse
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
         input, exact_lse = ctx.saved_tensors
         if kernels_may_run(*gradients):
             return kernel.gradient(input, exact_lse, gradients[0])
-        again = partial(reference.logsumexp.logsumexp, input, (-1,), False)
-        return reference_gradient(lambda: (again().flatten(),), input, gradients)
+        return reference_gradient(_again, (input,), (True,), gradients)
+
+
+def _again(input: Tensor) -> tuple[Tensor]:
+    return (reference.logsumexp.logsumexp(input, (-1,), False).flatten(),)

@@ -31,20 +31,21 @@ class _Rows(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.terms = replace(terms, weight=None, row_weight=None)
         ctx.save_for_backward(logits, target, weight, row_weight)
-        ctx.mark_non_differentiable(row_totals)
+        if not (ctx.needs_input_grad[2] or ctx.needs_input_grad[3]):
+            ctx.mark_non_differentiable(row_totals)
         return loss, row_totals
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        g_loss = gradients[0]
-        if g_loss is None:
+        if all(g is None for g in gradients):
             return (None,) * 5
         logits, target, weight, row_weight = ctx.saved_tensors
-        problem = Rows(logits, target, replace(ctx.terms, weight=weight, row_weight=row_weight))
-        if kernels_may_run(g_loss):
-            return kernel.gradient(problem, g_loss), None, None, None, None
-        return reference_gradient(lambda: (_loss_again(problem),), logits, (g_loss,)), None, None, None, None
+        if not any(ctx.needs_input_grad[1:]) and kernels_may_run(*gradients):
+            problem = Rows(logits, target, replace(ctx.terms, weight=weight, row_weight=row_weight))
+            return kernel.gradient(problem, gradients[0]), None, None, None, None
 
+        def again(logits: Tensor, target: Tensor, weight: Tensor | None, row_weight: Tensor | None) -> list[Tensor]:
+            terms = replace(ctx.terms, weight=weight, row_weight=row_weight)
+            return [value.flatten() for value in reference.nll_loss.rows(Rows(logits, target, terms))]
 
-def _loss_again(problem: Rows) -> Tensor:
-    return reference.nll_loss.rows(problem)[0].flatten()
+        return *reference_gradient(again, ctx.saved_tensors, ctx.needs_input_grad[:4], gradients), None
