@@ -119,6 +119,17 @@ def test_gradients_of_a_tied_weight_add_up() -> None:
     torch.testing.assert_close(gradient(xent.linear_cross_entropy), plain)
 
 
+def test_second_derivatives_of_a_tied_weight_keep_their_paths_apart() -> None:
+    """The hidden states depend on the weight: its two parts of the gradient are differentiated once each."""
+    weight = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
+    tokens = torch.tensor([0, 3, 6])
+
+    def tied(w: Tensor) -> Tensor:
+        return xent.linear_cross_entropy(w[tokens].tanh(), w, tokens)
+
+    assert torch.autograd.gradgradcheck(tied, weight)
+
+
 class Products(TorchDispatchMode):
     """Counts matrix products and remembers the largest tensor that was made."""
 

@@ -40,9 +40,10 @@ class _Rows(torch.autograd.Function):
         if all(g is None for g in gradients):
             return (None,) * 5
         logits, target, weight, row_weight = ctx.saved_tensors
-        if not any(ctx.needs_input_grad[1:]) and kernels_may_run(*gradients):
+        g_loss = gradients[0]
+        if g_loss is not None and not any(ctx.needs_input_grad[1:]) and kernels_may_run(*gradients):
             problem = Rows(logits, target, replace(ctx.terms, weight=weight, row_weight=row_weight))
-            return kernel.gradient(problem, gradients[0]), None, None, None, None
+            return kernel.gradient(problem, g_loss), None, None, None, None
 
         def again(logits: Tensor, target: Tensor, weight: Tensor | None, row_weight: Tensor | None) -> list[Tensor]:
             terms = replace(ctx.terms, weight=weight, row_weight=row_weight)
