@@ -208,6 +208,45 @@ def test_ctrl_c_before_anything_was_begun():
     assert (result.returncode, result.stderr) == (130, "xent: stopped; nothing was begun\n")
 
 
+@pytest.mark.parametrize("command", [["train", "digits", "--epochs", "100000"], ["bench", "cross-entropy"]], ids=str)
+def test_ctrl_c_at_any_moment_is_one_line(command):
+    code = "import sys; from xent.cli import main; print('here', flush=True); sys.exit(main(sys.argv[1:]))"
+    for milliseconds in range(0, 300, 60):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=with_interrupts,  # noqa: PLW1509
+        )
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == "here\n"  # from here on the moment is xent's, not Python's start
+            time.sleep(milliseconds / 1000)
+            process.send_signal(signal.SIGINT)
+            _, error = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert (process.returncode, error.count("\n")) == (130, 1), f"after {milliseconds} ms: {error}"
+        assert error.startswith("xent: stopped; ")
+
+
+def test_ctrl_c_that_typer_makes_an_exit(capfd, monkeypatch):
+    from xent.cli import _main
+
+    def press(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_main.typer, "echo", press)
+    assert main(["--version"]) == 130
+    assert capfd.readouterr().err == "xent: stopped; nothing was begun\n"
+
+
+def test_a_narrow_terminal_is_no_reason_to_fail(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "10")
+    assert main(["train", "digits", "--epochs", "1"]) == 0
+
+
 def test_output_that_nobody_reads():
     process = subprocess.Popen([*XENT, *QUICK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout

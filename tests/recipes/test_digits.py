@@ -142,7 +142,8 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path):
 BAD_OPTIONS = [
     {"lr": -1.0}, {"lr": 0.0}, {"lr": math.nan}, {"lr": math.inf}, {"epochs": 0}, {"batch_size": -3}, {"hidden": 0},
     {"hidden": 10**12}, {"seed": -1}, {"seed": 2**63}, {"label_smoothing": 1.0}, {"label_smoothing": -0.1},
-    {"optimizer": "lion"},
+    {"optimizer": "lion"}, {"optimizer": ["sgd"]}, {"hidden": 50.5}, {"hidden": True}, {"epochs": "3"}, {"seed": 1.5},
+    {"seed": None}, {"data": 5}, {"lr": "0.5"}, {"lr": 10**400}, {"label_smoothing": None}, {"batch_size": False},
 ]  # fmt: skip
 
 
@@ -214,15 +215,15 @@ def test_landmarks():
     assert perplexity(1e4) == math.inf
 
 
-@pytest.mark.parametrize("losses", [(0.0, 0.0), (0.1, 0.1), (2.3, 2.31), (5e3, 1.0)])
-@pytest.mark.parametrize("width", [40, 80])
+@pytest.mark.parametrize("losses", [(0.0, 0.0), (-1e-9, 0.0), (0.1, 0.1), (2.3, 2.31), (5e3, 1.0)])
+@pytest.mark.parametrize("width", [5, 14, 40, 80])
 def test_the_ruler_fits(losses, width):
     metrics = {
         part: {"loss": loss, "bits": loss, "accuracy": 1.0}
         for part, loss in zip(("train", "validation"), losses, strict=True)
     }
     lines = ruler(metrics, Landmarks(10, math.log(10), 2.3, 0.0), width).plain.splitlines()
-    assert len(lines[0]) <= width + 2
+    assert len(lines[0]) <= max(width, 24) + 2
     assert "○" in lines[0]
     console = Console(file=io.StringIO(), width=80)
     console.print(metrics_table(metrics))

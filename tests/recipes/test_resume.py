@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -163,6 +164,17 @@ def test_a_lost_model_is_written_again(copy: Path, whole: Path):
     assert fingerprints(copy) == fingerprints(whole)
 
 
+def option(text: bytes):
+    """Give an option of config.json another value."""
+    name = text.partition(b":")[0]
+    return lambda content: re.sub(rb"%b: [^,\n]*" % name, text, content, count=1)
+
+
+def entry(name: str, value: object):
+    """Give an entry of config.json another value."""
+    return lambda content: json.dumps({**json.loads(content), name: value}).encode()
+
+
 def change(path: Path, how) -> None:
     path.write_bytes(how(path.read_bytes()))
 
@@ -183,7 +195,27 @@ DAMAGES = {
     "config not text": ("config.json", lambda content: b"\xff\xfe\x00", r"config\.json is damaged"),
     "config edited": ("config.json", lambda content: content.replace(b'"seed": 0', b'"seed": 1'), "does not belong to"),
     "config unknown option": ("config.json", lambda content: content.replace(b'"seed"', b'"sead"'), "is damaged"),
-    "config option type": ("config.json", lambda content: content.replace(b'"seed": 0', b'"seed": "x"'), "is damaged"),
+    "metrics without bits": ("metrics.jsonl", lambda content: content.replace(b'"bits"', b'"bitz"'), "is damaged"),
+    "metrics no number": (
+        "metrics.jsonl",
+        lambda content: re.sub(rb'"loss": [0-9.]{3}', b'"loss": NaN', content),
+        "is damaged",
+    ),
+    "metrics nested": ("metrics.jsonl", lambda content: b"[" * len(content), "is damaged"),
+    "config nested": ("config.json", lambda content: b'{"a":' * 99_999, r"config\.json is damaged \(maximum recursion"),
+    "config hidden a float": ("config.json", option(b'"hidden": 50.5'), r"\(hidden is 50.5; it must be a whole number"),
+    "config hidden a bool": ("config.json", option(b'"hidden": true'), "hidden is True; it must be a whole number"),
+    "config seed a float": ("config.json", option(b'"seed": 1.5'), "seed is 1.5; it must be a whole number"),
+    "config seed a string": ("config.json", option(b'"seed": "x"'), "seed is 'x'; it must be a whole number"),
+    "config path a number": ("config.json", option(b'"data": 5'), "data is 5; it must be a path"),
+    "config lr a string": ("config.json", option(b'"lr": "fast"'), "lr is 'fast'; it must be a number"),
+    "config format": ("config.json", entry("xent_run", 99), "format 99; this version of xent reads format 1: go on wi"),
+    "config recipe null": ("config.json", entry("recipe", None), r"damaged \(recipe is None\)"),
+    "config data a string": ("config.json", entry("data", "x"), r"damaged \(data is 'x'\)"),
+    "config data null": ("config.json", entry("data", None), r"damaged \(data is None\)"),
+    "config versions a list": ("config.json", entry("versions", []), r"damaged \(versions is \[\]\)"),
+    "config versions null": ("config.json", entry("versions", None), r"damaged \(versions is None\)"),
+    "config options a list": ("config.json", entry("options", [1]), r"damaged \(options is \[1\]\)"),
     "config data": ("config.json", lambda content: content.replace(b'"sha256": "', b'"sha256": "0'), "SHA-256 differs"),
 }
 

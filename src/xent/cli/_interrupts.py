@@ -7,6 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+INTERRUPTED = 130  # 128 + SIGINT, as a shell has it
+
+
+class Stopped(Exception):  # noqa: N818  (no error; and no KeyboardInterrupt, which Typer makes a bare 130)
+    """Ctrl-C ended a command that had begun; the message says where its work is."""
+
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The entry point: runs a command, and says in one line what was wrong."""
+"""Runs a command, and says in one line what was wrong."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import typer
 
 import xent
 from xent.cli import bench, train
+from xent.cli._interrupts import INTERRUPTED, Stopped
 from xent.errors import OptionError, XentError
 
-FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+FAILED, WRONG_USAGE = 1, 2
 
 app = typer.Typer(
     name="xent",
@@ -42,22 +43,31 @@ def root(
         raise typer.Exit(WRONG_USAGE)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit status: 0, 1 (failed), 2 (wrong usage), 130 (Ctrl-C)."""
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that `arguments` name; return the exit status of `xent.cli.main`.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, before a command had anything to keep.
+    """
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]  (├ on an ASCII terminal)
     try:
         status = app(arguments, prog_name="xent", standalone_mode=False)
         sys.stdout.flush()
+        if status == INTERRUPTED:  # what Typer makes of a KeyboardInterrupt, in silence
+            raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
+    except typer.Abort:  # what older ones make of it
+        raise KeyboardInterrupt from None
+    except Stopped as stopped:
+        typer.echo(f"xent: stopped; {stopped}", err=True)
+        return INTERRUPTED
     except XentError as error:
         return _complain(str(error), WRONG_USAGE if isinstance(error, OptionError) else FAILED)
     except BrokenPipeError:
         # Python flushes stdout once more at exit; without a reader that would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _complain("nobody reads the output any more", FAILED)
-    except (KeyboardInterrupt, typer.Abort):
-        return _complain("stopped; nothing was begun", INTERRUPTED)
     except Exception as error:
         if not hasattr(error, "format_message"):  # of Typer's parser, old (click's) or new (its own)
             raise
@@ -71,5 +81,5 @@ def _usage_message(error: Any) -> str:
 
 
 def _complain(message: str, status: int) -> int:
-    typer.echo(f"xent: error: {' '.join(message.split())}" if status != INTERRUPTED else f"xent: {message}", err=True)
+    typer.echo(f"xent: error: {' '.join(message.split())}", err=True)
     return status

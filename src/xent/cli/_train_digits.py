@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xent.cli._interrupts import interrupts_held
+from xent.cli._interrupts import Stopped, interrupts_held
 from xent.errors import OptionError
 from xent.recipes.digits_config import DEFAULT_LR, DigitsConfig, Optimizer
 
@@ -35,7 +35,7 @@ def digits(
     data: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="MNIST IDX files, gzipped or not. [dim]default: scikit-learn's digits[/dim]"),
-    ] = _DEFAULT.data,
+    ] = None,
     hidden: Annotated[int, typer.Option(metavar="N", help="Units of the hidden layer.")] = _DEFAULT.hidden,
     optimizer: Annotated[Optimizer, typer.Option(help="What moves the weights.")] = _DEFAULT.optimizer,
     lr: Annotated[
@@ -75,7 +75,9 @@ def digits(
             timing = {"epochs_trained": learner.epoch - first_epoch, "seconds": round(time.monotonic() - started_at, 3)}
             typer.echo(json.dumps({**_summary(learner, run), **timing}, indent=2, ensure_ascii=False))
     except KeyboardInterrupt:
-        return _stopped(run)
+        if run is None:
+            raise
+        raise Stopped(f"go on with {run.resume_command}") from None
     finally:
         if run:
             run.close()
@@ -167,9 +169,3 @@ def _summary(learner: Learner, run: RunDirectory) -> dict[str, Any]:
         "data": run.config["data"],
         "resume": run.resume_command,
     }
-
-
-def _stopped(run: RunDirectory | None) -> int:
-    advice = f"go on with {run.resume_command}" if run else "nothing was begun"
-    typer.echo(f"xent: stopped; {advice}", err=True)
-    return 130

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xent.cli._interrupts import interrupts_held
+from xent.cli._interrupts import Stopped, interrupts_held
 from xent.errors import OptionError
 
 if TYPE_CHECKING:
     from xent.bench.runner import Run, Settings
-
-_INTERRUPTED = 130
 
 app = typer.Typer(invoke_without_command=True, help="Measure the losses beside their peers, on this machine.")
 
@@ -59,7 +57,10 @@ def _command(question: str, about: str) -> None:
     ) -> int:
         with interrupts_held():
             run = _prepared(question, only, tuple(without or ()), quick, threads, seconds, limit, memory, out)
-        return _answer(run, as_json, check)
+        try:
+            return _answer(run, as_json, check)
+        except KeyboardInterrupt:
+            raise Stopped(_kept(run)) from None
 
     ask.__doc__ = about
     example = f"[dim]Examples:[/dim]\n\n  xent bench {question} --quick\n\n  xent bench {question} --threads 2 --check"
@@ -118,11 +119,8 @@ def _answer(run: Run, as_json: bool, check: bool) -> int:
     console = Console(stderr=as_json, highlight=False)
     for line in opening(run):
         console.print(line, markup=False)
-    try:
-        with Display(console, run.question.labels) as display:
-            run.hold_all(display)
-    except KeyboardInterrupt:
-        return _stopped(run)
+    with Display(console, run.question.labels) as display:
+        run.hold_all(display)
     console.print(needs_table(run.results))
     console.print(f"results    {run.path}", soft_wrap=True, markup=False)
     if as_json:
@@ -131,7 +129,5 @@ def _answer(run: Run, as_json: bool, check: bool) -> int:
     return 1 if check and missed else 0
 
 
-def _stopped(run: Run) -> int:
-    kept = f"kept {len(run.held)} of {len(run.cases)} contests in {run.path}" if run.held else "no contest was over"
-    typer.echo(f"xent: stopped; {kept}", err=True)
-    return _INTERRUPTED
+def _kept(run: Run) -> str:
+    return f"kept {len(run.held)} of {len(run.cases)} contests in {run.path}" if run.held else "no contest was over"

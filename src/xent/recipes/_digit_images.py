@@ -60,7 +60,7 @@ class DigitImages:
         }
 
 
-def load_digit_images(directory: str | None, generator: torch.Generator) -> DigitImages:
+def load_digit_images(directory: str | Path | None, generator: torch.Generator) -> DigitImages:
     """Load the digits; a set without a split of its own is split 80/20 by `generator`.
 
     Raises:

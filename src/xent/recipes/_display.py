@@ -106,14 +106,14 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
 
 
 def ruler(metrics: dict[str, Any], landmarks: Landmarks, width: int) -> Text:
-    """Both losses between 0 and ln C, on a line `width` columns wide."""
+    """Both losses between 0 and ln C, on a line `width` columns wide, or 24 where that is too few."""
     losses = {part: metrics[part]["loss"] for part in PARTS}
     end = max(landmarks.guessing, *losses.values())
-    num_cells = width - 14  # "0 ├", "┤ " and the number at the end
+    num_cells = max(width - 14, 10)  # without "0 ├", "┤ " and the number at the end
     cells: list[tuple[str, str]] = [("─", "dim")] * num_cells
     cells[round(landmarks.guessing / end * (num_cells - 1))] = ("│", "dim")
     for part, loss in losses.items():
-        cells[round(loss / end * (num_cells - 1))] = (_MARK[part], _STYLE[part])
+        cells[round(max(loss, 0.0) / end * (num_cells - 1))] = (_MARK[part], _STYLE[part])
     line = Text().append("0 ├", "dim")
     for character, style in cells:
         line.append(character, style)

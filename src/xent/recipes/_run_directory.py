@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
+import reprlib
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -30,6 +32,7 @@ from xent.errors import OptionError, RunError
 from xent.recipes._checkpoint import Checkpoint, newest_checkpoint, sync_directory, write_atomically
 
 RUNS = Path("runs")
+FORMAT = 1  # of a run directory; "xent_run" in its config.json
 CONFIG, METRICS, MODEL, CHECKPOINT, PREVIOUS = (
     "config.json",
     "metrics.jsonl",
@@ -165,8 +168,8 @@ class RunDirectory:
 
     def _check_metrics(self, covered: bytes, checkpoint: Checkpoint) -> None:
         try:
-            epochs = [json.loads(line)["epoch"] for line in covered.splitlines()]
-        except (ValueError, KeyError, TypeError):
+            epochs = [_epoch_of(json.loads(line)) for line in covered.splitlines()]
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             epochs = None
         if len(covered) != checkpoint.metrics_bytes or epochs != list(range(1, checkpoint.epoch + 1)):
             raise RunError(
@@ -179,6 +182,14 @@ class RunDirectory:
     def _saying_how_to_resume(self, name: str) -> Iterator[None]:
         with _saying(f"{self.path / name} can't be written", f"make room or allow writing, then {self.resume_command}"):
             yield
+
+
+def _epoch_of(record: dict[str, Any]) -> int:
+    """The epoch of a line of metrics.jsonl that has all that is shown of it, in finite numbers."""
+    for name in ("loss", "bits", "accuracy", *record["train"]):
+        if not all(math.isfinite(record[part][name]) for part in ("train", "validation")):
+            raise ValueError(name)
+    return record["epoch"]
 
 
 def refuse_existing(path: Path | None) -> None:
@@ -249,17 +260,28 @@ def _read_config(path: Path) -> dict[str, Any]:
         content = (path / CONFIG).read_bytes()
     try:
         config = json.loads(content)
-    except ValueError as error:
-        raise RunError(
-            f"{path / CONFIG} is damaged ({error})",
-            "it must be JSON as it was written",
-            "restore it, or start a new run",
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path / CONFIG, str(error)) from error
     if not isinstance(config, dict) or not {"xent_run", "recipe", "options", "data"} <= config.keys():
         raise OptionError(
             f"{path / CONFIG} was not written by xent train", "only its runs can be resumed", "see ls runs"
         )
+    if not isinstance(config["recipe"], str):
+        raise _damaged(path / CONFIG, f"recipe is {reprlib.repr(config['recipe'])}")
+    if config["xent_run"] != FORMAT:
+        raise RunError(
+            f"{path} is a run of format {reprlib.repr(config['xent_run'])}",
+            f"this version of xent reads format {FORMAT}",
+            "go on with the version that wrote it",
+        )
+    for name in ("options", "data", "versions"):
+        if not isinstance(config.get(name), dict):
+            raise _damaged(path / CONFIG, f"{name} is {reprlib.repr(config.get(name))}")
     return config
+
+
+def _damaged(config: Path, why: str) -> RunError:
+    return RunError(f"{config} is damaged ({why})", "it must be JSON as it was written", "restore it, or start anew")
 
 
 def _as_json(config: dict[str, Any]) -> bytes:

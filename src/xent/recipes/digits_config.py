@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import reprlib
+import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from xent.errors import OptionError
@@ -35,10 +37,10 @@ class DigitsConfig:
         label_smoothing: share of the target spread evenly over all classes while training, in [0, 1).
 
     Raises:
-        OptionError: an option outside its range.
+        OptionError: an option of another type, or outside its range.
     """
 
-    data: str | None = None
+    data: str | Path | None = None
     hidden: int = 50
     optimizer: Optimizer = "sgd"
     lr: float | None = None
@@ -48,17 +50,23 @@ class DigitsConfig:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
+        _check_type("data", self.data, "a path", (str, Path, type(None)))
         if self.optimizer not in get_args(Optimizer):
-            raise OptionError(f"optimizer is {self.optimizer!r}", "it must be sgd or adam", "pass one of the two")
+            raise OptionError(
+                f"optimizer is {reprlib.repr(self.optimizer)}", "it must be sgd or adam", "pass one of the two"
+            )
         for name, largest in _LARGEST.items():
             _check_count(name, getattr(self, name), largest)
+        _check_type("seed", self.seed, "a whole number", int)
         if not 0 <= self.seed < 2**63:
             raise OptionError(f"seed is {self.seed}", "it must lie in [0, 2^63)", "pass another, such as 0")
+        _check_type("label_smoothing", self.label_smoothing, "a number", (int, float))
         if not 0 <= self.label_smoothing < 1:
             raise OptionError(
                 f"label_smoothing is {self.label_smoothing}", "it must lie in [0, 1)", "pass a share such as 0.1"
             )
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+        _check_type("lr", self.learning_rate, "a number", (int, float))
+        if not 0 < self.learning_rate <= sys.float_info.max:
             raise OptionError(
                 f"lr is {self.lr}",
                 "it must be a positive number",
@@ -72,7 +80,8 @@ class DigitsConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Every option with the value in use, ready for JSON."""
-        return {**asdict(self), "lr": self.learning_rate}
+        data = None if self.data is None else str(self.data)
+        return {**asdict(self), "data": data, "lr": self.learning_rate}
 
     def fingerprint(self, data_sha256: str) -> str:
         """Hash of all that decides the weights after a given epoch: every option but where to stop, and the data."""
@@ -80,6 +89,12 @@ class DigitsConfig:
         return hashlib.sha256(json.dumps([deciding, data_sha256], sort_keys=True).encode()).hexdigest()
 
 
+def _check_type(name: str, value: object, need: str, types: type | tuple[type, ...]) -> None:
+    if not isinstance(value, types) or isinstance(value, bool):  # a bool is an int to Python
+        raise OptionError(f"{name} is {reprlib.repr(value)}", f"it must be {need}", "pass one")
+
+
 def _check_count(name: str, value: int, largest: int) -> None:
+    _check_type(name, value, "a whole number", int)
     if not 1 <= value <= largest:
         raise OptionError(f"{name} is {value}", f"it must lie in [1, {largest:,}]", "pass a count in that range")

@@ -12,13 +12,12 @@ import torch
 import xent
 from xent.errors import OptionError, RunError
 from xent.recipes._checkpoint import Checkpoint
-from xent.recipes._run_directory import RunDirectory, refuse_existing
+from xent.recipes._run_directory import FORMAT, RunDirectory, refuse_existing
 from xent.recipes._training_state import load_state_tensors
 from xent.recipes.digits import Learner, build
 from xent.recipes.digits_config import DigitsConfig
 
 RECIPE = "digits"
-_FORMAT = 1
 
 
 def begin(config: DigitsConfig, out: Path | None = None) -> tuple[Learner, RunDirectory]:
@@ -32,7 +31,7 @@ def begin(config: DigitsConfig, out: Path | None = None) -> tuple[Learner, RunDi
     refuse_existing(out)
     learner = build(replace(config, data=_absolute(config.data)))
     content = {
-        "xent_run": _FORMAT,
+        "xent_run": FORMAT,
         "recipe": RECIPE,
         "options": learner.config.to_dict(),
         "data": learner.images.to_dict(),
@@ -72,7 +71,7 @@ def versions() -> dict[str, str]:
 
 def version_notes(run: RunDirectory) -> list[str]:
     """One sentence per version that differs from the one the run began with."""
-    began = run.config.get("versions", {})
+    began = run.config["versions"]
     return [
         f"the run began with {name} {began.get(name)}, this is {now}: the last bits of its weights may differ"
         for name, now in versions().items()
@@ -133,5 +132,5 @@ def _check_options(learner: Learner, run: RunDirectory, checkpoint: Checkpoint) 
         )
 
 
-def _absolute(data: str | None) -> str | None:
+def _absolute(data: str | Path | None) -> str | None:
     return None if data is None else str(Path(data).absolute())  # a resume may come from another directory
