@@ -280,6 +280,13 @@ def test_other_data_than_the_run_began_with(tmp_path: Path):
         digits_runs.resume(tmp_path / "run")
 
 
+def test_a_data_directory_whose_name_is_no_utf8(tmp_path: Path):
+    data = tmp_path / os.fsdecode(b"\xff")
+    mnist_like(data, "t10k", 50)
+    run(DigitsConfig(epochs=1, data=data), tmp_path / "run")
+    finish(*digits_runs.resume(tmp_path / "run", {"epochs": 2}))
+
+
 def test_options_stay_what_they_were(copy: Path):
     finish(*digits_runs.resume(copy, {"hidden": 8}))
     with pytest.raises(

@@ -285,7 +285,8 @@ def _damaged(config: Path, why: str) -> RunError:
 
 
 def _as_json(config: dict[str, Any]) -> bytes:
-    return json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n"
+    # A path that is no UTF-8 has surrogates, and json.loads lets them pass.
+    return json.dumps(config, indent=2, ensure_ascii=False).encode(errors="surrogatepass") + b"\n"
 
 
 @contextmanager
