@@ -83,3 +83,27 @@ def test_of_probabilities(values, backend, dtype, target, weighted, options):
     weights = {"weight": HALVES.to(dtype)} if weighted else {}
     target = TARGETS[target].to(dtype) if TARGETS[target].is_floating_point() else TARGETS[target]
     check("binary_cross_entropy", PROBABILITIES[values].to(dtype), target, weights, options, backend)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_reference_keeps_its_digits_where_the_loss_is_tiny(dtype: torch.dtype) -> None:
+    """Loss and gradient of a right answer are e^−|x| but for a factor: no digit of them is in a difference from x."""
+    far = torch.tensor([5.0, 16.0, 30.0, 80.0], dtype=torch.float64)
+    signs = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    input, target = (signs * far).to(dtype).requires_grad_(), ((signs + 1) / 2).expand(2, 4).to(dtype)
+    with xent.backend("reference"):
+        loss = xent.binary_cross_entropy_with_logits(input, target, reduction="none")
+    loss.sum().backward()
+    small, eps = far.neg().exp(), torch.finfo(dtype).eps
+    truth = {"rtol": 8 * eps, "atol": 0.0, "check_dtype": False}
+    torch.testing.assert_close(loss.detach(), small.log1p().expand(2, 4), **truth)
+    torch.testing.assert_close(input.grad, -signs * small / (1 + small), **truth)
+
+
+def test_infinite_logits_on_the_reference() -> None:
+    infinite = torch.tensor([torch.inf, -torch.inf])
+    with xent.backend("reference"):
+        wrong = xent.binary_cross_entropy_with_logits(infinite, torch.tensor([0, 1]), reduction="none")
+        right = xent.binary_cross_entropy_with_logits(infinite, torch.tensor([1, 0]), reduction="none")
+    assert wrong.tolist() == [torch.inf, torch.inf]
+    assert right.isnan().all()

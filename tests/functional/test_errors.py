@@ -154,6 +154,10 @@ TEXTS = [
      "target has dtype torch.complex64; targets are real: pass target.real"),
     (xent.log_softmax, (f(3), 1), {}, errors.DimensionError,
      "dim=1 for input of shape (3,); it must lie in [-1, 0]: pass the dimension that holds the classes"),
+    (xent.log_softmax, (t(1.0), 5), {}, errors.DimensionError,
+     "dim=5 for input of shape (1,); it must lie in [-1, 0]: pass the dimension that holds the classes"),
+    (xent.logsumexp, (t(1.0), (0, 5)), {}, errors.DimensionError,
+     "dim=5 for input of shape (1,); it must lie in [-1, 0]: pass the dimension that holds the classes"),
     (xent.log_softmax, ([1.0], 0), {}, errors.DtypeError, "input is a list; it is a tensor: pass torch.tensor(input)"),
     (xent.logsumexp, ([1.0], 0), {}, errors.DtypeError, "input is a list; it is a tensor: pass torch.tensor(input)"),
     (xent.logsumexp, (f(3, 4), (0, 0)), {}, errors.ShapeError,
@@ -199,8 +203,10 @@ SAME_PLACE = [
     (LOGITS, F.binary_cross_entropy_with_logits, (f(3, 1), f(3)), {}),
     (LOGITS, F.binary_cross_entropy_with_logits, (f(3), f(3), f(2)), {}),
     (xent.log_softmax, F.log_softmax, (f(3), 1), {}),
+    (xent.log_softmax, F.log_softmax, (t(1.0), 5), {}),
     (xent.log_softmax, F.log_softmax, ([1.0], 0), {}),
     (xent.logsumexp, torch.logsumexp, (f(3), 1), {}),
+    (xent.logsumexp, torch.logsumexp, (t(1.0), 5), {}),
     (xent.logsumexp, torch.logsumexp, (f(3, 4), (0, 0)), {}),
 ]
 

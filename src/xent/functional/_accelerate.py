@@ -15,6 +15,7 @@ from torch.nn import Parameter
 from torch.nn import _reduction as legacy
 from torch.overrides import handle_torch_function
 
+from xent.errors import BackendError, OptionError, TargetRangeError, XentError
 from xent.functional._binary_cross_entropy import binary_cross_entropy, binary_cross_entropy_with_logits
 from xent.functional._cross_entropy import cross_entropy
 from xent.functional._linear_cross_entropy import linear_cross_entropy
@@ -22,7 +23,16 @@ from xent.functional._nll_loss import nll_loss
 
 _lock = threading.Lock()
 _holders = 0
-_torch_functions: dict[str, Callable[..., Any]] = {}
+_is_held = False  # beside the count, because compiled code is guarded on it: a nested handle compiles nothing anew
+_NAMES = (
+    "cross_entropy",
+    "linear_cross_entropy",
+    "nll_loss",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+)
+_TORCHS: dict[str, Callable[..., Any]] = {name: getattr(F, name) for name in _NAMES if hasattr(F, name)}
+_before: dict[str, Callable[..., Any]] = {}  # what stood in torch.nn.functional when the first handle was taken
 
 
 class Acceleration:
@@ -41,6 +51,10 @@ class Acceleration:
             _release()
 
     def __enter__(self) -> Acceleration:
+        if not self._active:
+            raise OptionError(
+                "this acceleration is undone", "a handle serves once", "call xent.accelerate() for each with block"
+            )
         return self
 
     def __exit__(
@@ -58,13 +72,25 @@ def accelerate() -> Acceleration:
     Replaces `cross_entropy`, `linear_cross_entropy`, `nll_loss`, `binary_cross_entropy` and
     `binary_cross_entropy_with_logits` in `torch.nn.functional`, through which the `torch.nn.*Loss` modules call them,
     for the whole process. Results keep torch's dtype (a half loss for half inputs). Handles may be nested and left in
-    any order and from any thread: torch's functions are back when the last one is undone. Left to torch: calls with
-    tensor subclasses, and `linear_cross_entropy(options=…)`, which asks for torch's own chunks.
+    any order and from any thread: torch's functions are back when the last one is undone.
 
-    A function that was imported by name before (`from torch.nn.functional import cross_entropy`) is not reached.
+    Left to torch: calls with tensor subclasses; `linear_cross_entropy(options=…)`, which asks for torch's own chunks;
+    and calls that xent refuses and torch takes (`label_smoothing=-0.1`, no classes and no rows, …), which give what
+    they give without xent (under `torch.compile` outside the graph). A backend asked for by name in `xent.backend`
+    still runs or raises.
+
+    A function that was imported by name before (`from torch.nn.functional import cross_entropy`) is not reached. One
+    that was kept from inside calls torch's own while no handle is held.
 
     Returns:
         An `Acceleration`, to be used as a context manager or undone by `.undo()`.
+
+    Cost:
+        A few microseconds a call, and a rounded copy of the loss for half inputs.
+
+    Raises:
+        OptionError: an undone handle is entered again.
+        What the losses raise, where torch raises too.
 
     Example:
         >>> import torch, xent
@@ -76,39 +102,51 @@ def accelerate() -> Acceleration:
 
 
 def _hold() -> None:
-    global _holders
+    global _holders, _is_held
     with _lock:
         if _holders == 0:
             for name, replacement in _REPLACEMENTS.items():
-                _torch_functions[name] = getattr(F, name)
+                standing = getattr(F, name)
+                _before[name] = _TORCHS[name] if standing is replacement else standing
                 setattr(F, name, replacement)
         _holders += 1
+        _is_held = True
 
 
 def _release() -> None:
     """Called with the lock held."""
-    global _holders
+    global _holders, _is_held
     _holders -= 1
-    if _holders == 0:
-        for name, original in _torch_functions.items():
+    _is_held = _holders > 0
+    if not _is_held:
+        for name, before in _before.items():
             if getattr(F, name) is _REPLACEMENTS[name]:  # somebody else may have replaced it since
-                setattr(F, name, original)
+                setattr(F, name, before)
 
 
 def _in_the_place_of(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Wrap a stand-in for torch's function `name`: torch's dtype out, tensor subclasses left to torch."""
-    original = getattr(F, name)
+    """Wrap a stand-in for torch's function `name`: what it refuses, and tensor subclasses, are left to torch."""
+    original = _TORCHS[name]
 
     def wrap(stand_in: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(
             original, assigned=("__name__", "__qualname__", "__doc__")
         )  # as torch.*, dynamo keeps it whole
         def replacement(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            if not _is_held:  # somebody kept the replacement
+                return original(input, *args, **kwargs)
             subclassed = [value for value in (input, *args, *kwargs.values()) if _overrides_torch(value)]
             if subclassed:
                 return handle_torch_function(original, subclassed, input, *args, **kwargs)
-            loss = stand_in(input, *args, **kwargs)
-            return loss.to(input.dtype) if isinstance(input, Tensor) and not _autocasts(input) else loss
+            try:
+                return stand_in(input, *args, **kwargs)
+            except (TargetRangeError, BackendError):  # wrong for torch too; asked for by name
+                raise
+            except XentError as refusal:
+                try:
+                    return original(input, *args, **kwargs)
+                except Exception:
+                    raise refusal from None
 
         return replacement
 
@@ -124,9 +162,20 @@ def _overrides_torch(value: object) -> bool:
     return getattr(kind, "__torch_function__", disabled) is not disabled
 
 
-def _autocasts(input: Tensor) -> bool:
-    """Under autocast torch's losses are float32 as xent's are."""
-    return torch.is_autocast_enabled(input.device.type)
+def _in_torchs_dtype(loss: Tensor, input: Tensor, *promoting: Tensor | None) -> Tensor:
+    """`loss` in the dtype of `input` promoted with the others; under autocast torch's losses are float32 as xent's."""
+    if torch.is_autocast_enabled(input.device.type):
+        return loss
+    dtype = input.dtype
+    for tensor in promoting:
+        if tensor is not None and tensor.is_floating_point():
+            dtype = torch.promote_types(dtype, tensor.dtype)
+    return loss.to(dtype)
+
+
+def _probabilities_and(target: Tensor, weight: Tensor | None) -> tuple[Tensor | None, ...]:
+    """What torch multiplies ln p with; for class indices its kernel keeps the dtype of the input."""
+    return (target, weight) if target.is_floating_point() else ()
 
 
 def _reduction(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
@@ -147,7 +196,7 @@ def _cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    return cross_entropy(
+    loss = cross_entropy(
         input,
         target,
         weight,
@@ -155,6 +204,7 @@ def _cross_entropy(
         reduction=_reduction(size_average, reduce, reduction),
         label_smoothing=label_smoothing,
     )
+    return _in_torchs_dtype(loss, input, *_probabilities_and(target, weight))
 
 
 @_in_the_place_of("nll_loss")
@@ -167,9 +217,10 @@ def _nll_loss(
     reduce: bool | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    return nll_loss(
+    loss = nll_loss(
         input, target, weight, ignore_index=ignore_index, reduction=_reduction(size_average, reduce, reduction)
     )
+    return _in_torchs_dtype(loss, input)
 
 
 @_in_the_place_of("binary_cross_entropy")
@@ -181,7 +232,8 @@ def _binary_cross_entropy(
     reduce: bool | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    return binary_cross_entropy(input, target, weight, reduction=_reduction(size_average, reduce, reduction))
+    loss = binary_cross_entropy(input, target, weight, reduction=_reduction(size_average, reduce, reduction))
+    return _in_torchs_dtype(loss, input)
 
 
 @_in_the_place_of("binary_cross_entropy_with_logits")
@@ -194,17 +246,20 @@ def _binary_cross_entropy_with_logits(
     reduction: str = "mean",
     pos_weight: Tensor | None = None,
 ) -> Tensor:
-    return binary_cross_entropy_with_logits(
+    loss = binary_cross_entropy_with_logits(
         input, target, weight, reduction=_reduction(size_average, reduce, reduction), pos_weight=pos_weight
     )
+    # torch works in the memory of 1 − target, whose dtype may be narrower than the input's
+    return _in_torchs_dtype(loss, target if target.is_floating_point() else input)
 
 
 def _linear_cross_entropy(
     input: Tensor, linear_weight: Tensor, target: Tensor, *, options: object = None, **terms: Any
 ) -> Tensor:
     if options is not None:
-        return _torch_functions["linear_cross_entropy"](input, linear_weight, target, options=options, **terms)
-    return linear_cross_entropy(input, linear_weight, target, **terms)
+        return _TORCHS["linear_cross_entropy"](input, linear_weight, target, options=options, **terms)
+    loss = linear_cross_entropy(input, linear_weight, target, **terms)
+    return _in_torchs_dtype(loss, input, *_probabilities_and(target, terms.get("weight")))
 
 
 _REPLACEMENTS: dict[str, Callable[..., Any]] = {
@@ -213,5 +268,5 @@ _REPLACEMENTS: dict[str, Callable[..., Any]] = {
     "binary_cross_entropy": _binary_cross_entropy,
     "binary_cross_entropy_with_logits": _binary_cross_entropy_with_logits,
 }
-if hasattr(F, "linear_cross_entropy"):  # torch ≥ 2.12
+if "linear_cross_entropy" in _TORCHS:  # torch ≥ 2.12
     _REPLACEMENTS["linear_cross_entropy"] = _in_the_place_of("linear_cross_entropy")(_linear_cross_entropy)

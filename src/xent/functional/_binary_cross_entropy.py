@@ -43,6 +43,10 @@ def binary_cross_entropy(
         x = 0 with t = 1 costs 100, not ∞ (torch's bound); the gradient with respect to `target` is ±∞ at x = 0 and
         x = 1, as in torch, whose bound is on the value alone. NaN is refused on CPU. Empty: the mean is NaN.
 
+    Cost:
+        Memory: several times the input; half inputs and targets are copied to float32 first. The check of the range
+        reads input and target once more on CPU. Every backend runs torch's own operation.
+
     Raises:
         ShapeError: shapes that differ.
         DtypeError: input that is not floating point.
@@ -99,8 +103,15 @@ def binary_cross_entropy_with_logits(
         w · ((1 − t)·σ(x) − ω·t·(1 − σ(x))); for ω = 1 that is w·(σ(x) − t). Derivatives of any order and kind.
 
     Edge cases:
-        Exact at any finite logit (no saturation). An infinite logit gives ∞ on the wrong side and NaN on the right
-        one (0·∞), as in torch. Empty: the mean is NaN.
+        The reference backend is exact at any finite logit. The native kernel, like torch, adds (1 − t)·x to a
+        softplus: at negative x its error is eps·|x|, also where the loss is smaller than that. An infinite logit gives
+        ∞ on the wrong side (native and torch: NaN at −∞) and NaN on the right one (0·∞), as in torch. Empty: the mean
+        is NaN.
+
+    Cost:
+        The native kernel reads input, target and weights once and writes the loss of every element once; its gradient
+        reads them once more and writes one tensor of the size of `input`. The reference backend makes several copies.
+        Half inputs, and targets and weights of another dtype than the loss, are copied first.
 
     Raises:
         ShapeError: input and target of different shapes, or weights that do not broadcast with them.

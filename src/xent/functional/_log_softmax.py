@@ -31,6 +31,11 @@ def log_softmax(input: Tensor, dim: int, *, dtype: torch.dtype | None = None) ->
         −inf stays −inf, and gets gradient from the other entries only through p = 0. +inf or NaN anywhere, or −inf
         everywhere, makes the slice NaN. One entry gives 0. A scalar counts as one entry.
 
+    Cost:
+        Memory: the result, kept for the gradient beside the input; half inputs are copied to float32 first. The native
+        kernel reads the input twice (the second time mostly from the cache) and writes the result once; its gradient
+        is one more tensor of that size. Other backends: what torch's own operation takes.
+
     Raises:
         DimensionError: `input` has no such dimension.
         DtypeError: input is not a tensor, or dim not an integer.
@@ -47,8 +52,7 @@ def log_softmax(input: Tensor, dim: int, *, dtype: torch.dtype | None = None) ->
     """
     check_tensor("input", input)
     x = input if dtype is None else input.to(dtype)
-    if x.ndim:
-        dim = checked_dim(dim, x)
+    dim = _dimension(dim, x)
     if x.dtype in HALF:
         return column("log_softmax", x).log_softmax(x.float(), dim).to(x.dtype)
     return column("log_softmax", x).log_softmax(x, dim)
@@ -73,7 +77,12 @@ def logsumexp(input: Tensor, dim: int | tuple[int, ...], keepdim: bool = False) 
         softmax(x)·g. Derivatives of any order and kind.
 
     Edge cases:
-        −inf everywhere, or nothing to sum, gives −inf; +inf gives +inf; NaN gives NaN.
+        −inf everywhere, or nothing to sum, gives −inf; +inf gives +inf; NaN gives NaN. A scalar counts as one entry.
+
+    Cost:
+        The native kernel (one dimension) reads the input once, and holds two numbers for each result; its gradient
+        reads the input once and writes a tensor of its size once. Several dimensions and other backends: several
+        copies of the input. Half inputs are copied to float32 first.
 
     Raises:
         DimensionError: `input` has no such dimension.
@@ -92,10 +101,14 @@ def logsumexp(input: Tensor, dim: int | tuple[int, ...], keepdim: bool = False) 
     """
     check_tensor("input", input)
     dims = tuple(dim) if isinstance(dim, (tuple, list)) else (dim,)
-    if input.ndim:
-        dims = tuple(checked_dim(one, input) for one in dims)
-        if len(set(dims)) < len(dims):
-            raise ShapeError(f"dim={dim} for {input.ndim} dimensions", "each is summed once", "name each dim once")
+    dims = tuple(_dimension(one, input) for one in dims)
+    if len(set(dims)) < len(dims):
+        raise ShapeError(f"dim={dim} for {input.ndim} dimensions", "each is summed once", "name each dim once")
     if input.dtype in HALF:
         return column("logsumexp", input).logsumexp(input.float(), dims, keepdim).to(input.dtype)
     return column("logsumexp", input).logsumexp(input, dims, keepdim)
+
+
+def _dimension(dim: object, input: Tensor) -> int:
+    """`dim` checked and not negative; a scalar has the dims 0 and −1, as in torch."""
+    return checked_dim(dim, input if input.ndim else input.unsqueeze(0))

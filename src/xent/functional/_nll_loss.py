@@ -51,6 +51,10 @@ def nll_loss(
         A log-probability of −inf at the target costs +inf, elsewhere nothing. Empty, or all ignored: the mean is NaN
         as in torch, 0 with `normalizer`.
 
+    Cost:
+        One number of each row is read. Memory: a few numbers for each row, whatever C is; the gradient is one tensor
+        of the size of `input`, 0 but for the targets.
+
     Raises:
         ShapeError, DtypeError, DeviceError, OptionError, TargetRangeError: as `cross_entropy`.
 

@@ -45,11 +45,18 @@ def token_logprobs(
     Edge cases:
         A target logit of −inf gives −inf. A row with NaN or +inf is NaN. No rows: an empty tensor.
 
+    Cost:
+        That of `cross_entropy`, or with `linear_weight` of `linear_cross_entropy`, which makes no logits of all rows on
+        the native backend; and one number for each row.
+
     Raises:
         ShapeError, DtypeError, DeviceError, OptionError, TargetRangeError: as `cross_entropy`.
 
     Source:
-        It is −`cross_entropy(…, reduction="none")`; torch has no such function.
+        Goodfellow, Bengio, Courville, *Deep Learning*, section 6.2.2: it is −`cross_entropy(…, reduction="none")`.
+
+    Differs from torch, which has no such function: `torch.nn.functional.log_softmax` and `gather` hold the
+    log-probabilities of all classes. From `cross_entropy`: the sign, no reduction, and the classes are last.
 
     Example:
         >>> import torch, xent
