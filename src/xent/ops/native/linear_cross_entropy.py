@@ -21,7 +21,7 @@ from xent.backends.native.linear_plan import Plan
 from xent.backends.native.linear_rows import row_weights
 from xent.head import HeadRows
 from xent.ops.native.again import kernels_may_run, reference_gradient
-from xent.reduction import as_denominator, reduce_rows
+from xent.reduction import as_denominator, reduce_rows, sum_of_rows
 from xent.row_stats import RowStats
 from xent.terms import LossTerms
 
@@ -153,7 +153,7 @@ def _upstream_of_rows(problem: HeadRows, weight: Tensor) -> Tensor:
     terms, ones = problem.terms, torch.ones(weight.numel(), dtype=weight.dtype)
     if terms.reduction == "sum":
         return ones
-    total = weight.sum()
+    total = sum_of_rows(weight)
     return ones / (total if terms.normalizer is None else as_denominator(terms.normalizer, total))
 
 
