@@ -1,19 +1,15 @@
 // Binary cross-entropy of logits, element by element:
 //
-//   loss  = w ((1 - t) z + (1 + (omega - 1) t) softplus(-z))     softplus(-z) = max(-z, 0) + log1p(e^-|z|)
-//   dl/dz = w ((1 - t) - (1 + (omega - 1) t) sigmoid(-z))
+//   loss  = w (omega t softplus(-z) + (1 - t) softplus(z))       softplus(z) = max(z, 0) + log1p(e^-|z|)
+//   dl/dz = w ((1 - t) sigmoid(z) - omega t sigmoid(-z))
+//
+// Both terms are of one sign, so that none of their digits cancel: a sure and right logit keeps its small loss.
 #pragma once
 
 #include "../math/logarithm.h"
 #include "blocks.h"
 
 namespace xent::XENT_ISA {
-
-template <class L>
-inline typename L::reg softplus_of_minus(typename L::reg z) {
-  const auto e = exp_of_difference<L>(L::sub(L::set(0), L::abs(z)));
-  return L::add(L::max(L::sub(L::set(0), z), L::set(0)), log1p_to_one<L>(e));
-}
 
 // sigmoid(-z) = 1 / (1 + e^z); e^z = inf gives 0.
 template <class L>
@@ -36,9 +32,7 @@ struct BinaryBlocks {
     if (view.data != nullptr) return read_block<L>(view, row, 1, first, n, block, n);
     for (int64_t i = 0; i < n; ++i) block[i] = T(1);
   }
-  typename L::reg positives(int64_t i) const {
-    return L::fma(L::sub(L::load(positive + i), L::set(1)), L::load(t + i), L::set(1));
-  }
+  typename L::reg positives(int64_t i) const { return L::mul(L::load(positive + i), L::load(t + i)); }
   typename L::reg negatives(int64_t i) const { return L::sub(L::set(1), L::load(t + i)); }
 };
 
@@ -58,14 +52,18 @@ void binary_task(const void* context, int64_t first_block, int64_t last_block) {
     if constexpr (gradient) {
       read_block<L>(p.loss, row, 1, first, n, b.out, n);
       for (int64_t i = 0; i < n; i += L::width) {
-        const auto slope = L::fnma(b.positives(i), sigmoid_of_minus<L>(L::load(b.z + i)), b.negatives(i));
+        const auto z = L::load(b.z + i), minus = L::sub(L::set(0), z);
+        const auto of_negatives = L::mul(b.negatives(i), sigmoid_of_minus<L>(minus));
+        const auto slope = L::fnma(b.positives(i), sigmoid_of_minus<L>(z), of_negatives);
         L::store(b.out + i, L::mul(L::load(b.out + i), L::mul(L::load(b.weight + i), slope)));
       }
       write_block<L, In>(p.gradient, row, 1, first, n, b.out, n, false);
     } else {
       for (int64_t i = 0; i < n; i += L::width) {
-        const auto z = L::load(b.z + i);
-        const auto loss = L::fma(b.positives(i), softplus_of_minus<L>(z), L::mul(b.negatives(i), z));
+        const auto z = L::load(b.z + i), minus = L::sub(L::set(0), z);
+        const auto tail = log1p_to_one<L>(exp_of_difference<L>(L::sub(L::set(0), L::abs(z))));
+        const auto of_negatives = L::mul(b.negatives(i), L::add(L::max(z, L::set(0)), tail));
+        const auto loss = L::fma(b.positives(i), L::add(L::max(minus, L::set(0)), tail), of_negatives);
         L::store(b.out + i, L::mul(L::load(b.weight + i), loss));
       }
       write_block<L, In>(p.loss, row, 1, first, n, b.out, n, false);

@@ -103,10 +103,9 @@ def binary_cross_entropy_with_logits(
         w · ((1 − t)·σ(x) − ω·t·(1 − σ(x))); for ω = 1 that is w·(σ(x) − t). Derivatives of any order and kind.
 
     Edge cases:
-        The reference backend is exact at any finite logit. The native kernel, like torch, adds (1 − t)·x to a
-        softplus: at negative x its error is eps·|x|, also where the loss is smaller than that. An infinite logit gives
-        ∞ on the wrong side (native and torch: NaN at −∞) and NaN on the right one (0·∞), as in torch. Empty: the mean
-        is NaN.
+        Exact at any finite logit: both terms have one sign, so that a sure and right one keeps its small loss (torch's
+        formula leaves 0 at x = −16). An infinite logit gives ∞ on the wrong side and NaN on the right one (0·∞), as in
+        torch, which gives NaN at −∞ on both. Empty: the mean is NaN.
 
     Cost:
         The native kernel reads input, target and weights once and writes the loss of every element once; its gradient
