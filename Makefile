@@ -13,7 +13,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt $(wildcard native/*.* native/*/*.*)
-# torch comes from the constraint, first: a plain "torch" would pull several GB of CUDA libraries.
+# torch comes from the constraint, first, so that nothing else decides its version or build. Which build that is (for
+# the CPU, or with CUDA) is a matter of pip's index; a torch of that version that is already in .venv stays.
 PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # One process per core of the smallest machine; each keeps torch to one thread, so that they do not fight.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
@@ -25,7 +26,7 @@ demo: $(VENV)/.demo
 	$(BIN)/xent train digits
 
 test: $(VENV)/.dev
-	@echo "== the whole test suite, slow tests included (about 6 minutes on 2 cores)"
+	@echo "== the whole test suite, slow tests included (about 10 minutes on 2 cores)"
 	$(PYTEST)
 
 test-fast: $(VENV)/.dev
@@ -66,8 +67,8 @@ clean:
 
 $(VENV)/.torch: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "xent needs Python 3.11 or newer: make PYTHON=python3.11")'
-	@echo "== making $(VENV) and installing torch (about 200 MB)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "== making $(VENV) and installing torch"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(PIP) "$$(grep '^torch==' constraints.txt)"
 	@touch $@
 

@@ -22,6 +22,9 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 EPS = {torch.float32: 2.0**-24, torch.float64: 2.0**-53, torch.bfloat16: 2.0**-9, torch.float16: 2.0**-12}
 SLACK = 16  # roundings: exponential, sum in lanes, logarithm, product with the upstream gradient, last rounding
 FLOOR = 0.25  # a gradient of almost 0 is still a difference of probabilities, and a loss one of logits
+# For float64 the truth is torch's own float64 gradient, a sum over the classes: against 80-bit arithmetic it was off by
+# up to 23 units of rounding at 4095 classes in ten draws, where the kernels were off by 4.
+TRUTH_ERROR = 80
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -114,6 +117,8 @@ def assert_as_good(name: str, got: Tensor, plain: Tensor, truth: Tensor, eps: fl
     finite = truth[truth.isfinite()]
     size = float(finite.abs().max()) if finite.numel() else 1.0
     budget = float(own[own.isfinite()].max() if own.isfinite().any() else 0.0) + SLACK * eps * max(size, FLOOR)
+    if eps == EPS[torch.float64]:
+        budget += TRUTH_ERROR * eps * max(size, 1.0)
     worst = float(error.max()) if error.numel() else 0.0
     assert worst <= budget, f"{name}: error {worst:.3g}, the plain formula with its slack {budget:.3g}"
 

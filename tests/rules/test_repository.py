@@ -74,6 +74,12 @@ def test_user_input_is_not_checked_with_assert() -> None:
     assert asserts == []
 
 
+def test_no_placeholder_is_left_in_a_document() -> None:
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    assert pages
+    assert [page.name for page in pages if re.search(r"@[A-Z]+@|TODO|TBD", page.read_text(encoding="utf-8"))] == []
+
+
 def test_only_the_triton_column_imports_triton() -> None:
     pattern = re.compile(r"^\s*(import|from) triton")
     importers = {path for path in SOURCES for _, line in _numbered(path) if pattern.match(line)}

@@ -10,6 +10,7 @@ from xent.backends.native import linear_by_classes, linear_by_rows
 from xent.backends.native.linear_plan import Plan, Size, plan
 from xent.backends.native.linear_rows import CountedRows, counted_rows
 from xent.backends.native.linear_values import Gradients, Needs, Upstream, Values
+from xent.errors import BackendError
 from xent.head import HeadRows
 from xent.problem import HALF
 
@@ -45,6 +46,7 @@ def loss_and_gradients(problem: HeadRows, upstream: Upstream, needs: Needs) -> t
 
 
 def _plan_of(rows: CountedRows, needs: Needs | None) -> Plan:
+    """One plan for a problem, whatever gradients are asked for: the last bits of a value depend on the cut."""
     weight = rows.problem.weight
     size = Size(
         rows=len(rows),
@@ -52,8 +54,13 @@ def _plan_of(rows: CountedRows, needs: Needs | None) -> Plan:
         classes=weight.shape[0],
         item=weight.element_size(),
         half=weight.dtype in HALF,
-        weight_gradient=needs is not None and needs.weight,
+        weight_gradient=True,
         sliced=not rows.problem.extra_shape,
         gathered=rows.kept is not None,
     )
-    return plan(size, rows.problem.max_memory, with_gradient=needs is not None)
+    try:
+        return plan(size, rows.problem.max_memory, with_gradient=True)
+    except BackendError:
+        if needs is not None and needs.weight:
+            raise
+        return plan(size, rows.problem.max_memory, with_gradient=False)  # there is no gradient to make room for

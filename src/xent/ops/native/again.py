@@ -39,6 +39,8 @@ def reference_gradient(
             if g is not None and value.requires_grad
         ]
         wanted = [x for x, need in zip(aliases, needed, strict=True) if need and x is not None]
+        if not values:  # the upstream gradients are those of values that depend on no input
+            return (None,) * len(needed)
         outputs, gradients = zip(*values, strict=True)
         found = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=create_graph, allow_unused=True))
     return tuple(next(found) if need else None for need in needed)

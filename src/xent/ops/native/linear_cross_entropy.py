@@ -29,7 +29,8 @@ from xent.terms import LossTerms
 def total(problem: HeadRows) -> Tensor:
     """The sum or mean over the rows."""
     needs = _needs(problem)
-    if not torch.is_grad_enabled() or not any((needs.hidden, needs.weight, needs.bias)):
+    others = any(tensor is not None and tensor.requires_grad for tensor in _tensors(problem)[3:])
+    if not torch.is_grad_enabled() or others or not any((needs.hidden, needs.weight, needs.bias)):
         return reduce_rows(*rows(problem), problem.terms)
     return _Total.apply(*_tensors(problem), problem)
 
@@ -101,19 +102,20 @@ class _Rows(torch.autograd.Function):
         lse = values.exact_lse.to(values.loss.dtype)
         entropy = torch.zeros_like(lse) if values.entropy is None else values.entropy
         prediction = torch.full_like(lse, -1) if values.prediction is None else values.prediction
-        ctx.mark_non_differentiable(values.weight, prediction)
+        weighed = ctx.needs_input_grad[4] or ctx.needs_input_grad[5]  # the weight of a row depends on these
+        ctx.mark_non_differentiable(prediction, *(() if weighed else (values.weight,)))
         return values.loss, lse, entropy, values.weight, prediction
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        upstream = gradients[:3]
+        upstream = gradients[:4]
         if all(g is None for g in upstream):
             return (None,) * 8
-        if not kernels_may_run(*upstream):
-            return *_of_reference(ctx, _stats_again, upstream), *(None,) * 5
+        if any(ctx.needs_input_grad[3:6]) or not kernels_may_run(*upstream):
+            return *_of_reference(ctx, _stats_again, upstream), None, None
         problem = _restored(ctx)
         needs = kernel.Needs(*ctx.needs_input_grad[:3])
-        return _in_shape(problem, kernel.gradients(problem, ctx.values, kernel.Upstream(*upstream), needs), 8)
+        return _in_shape(problem, kernel.gradients(problem, ctx.values, kernel.Upstream(*upstream[:3]), needs), 8)
 
 
 class _Total(torch.autograd.Function):
@@ -135,7 +137,7 @@ class _Total(torch.autograd.Function):
         if g is None:
             return (None,) * 7
         if not kernels_may_run(g):
-            return *_of_reference(ctx, partial(_total_again, ctx.reduction, ctx.normalizer), (g,)), *(None,) * 4
+            return *_of_reference(ctx, partial(_total_again, ctx.reduction, ctx.normalizer), (g,)), None
         problem = _restored(ctx)
         made, ctx.gradients = ctx.gradients, None  # handed out once: autograd may then keep them as they are
         if made is None:
@@ -165,13 +167,15 @@ def _in_shape(problem: HeadRows, made: kernel.Gradients, count: int) -> tuple[Te
 def _of_reference(
     ctx: Any, formula: Callable[[HeadRows], Sequence[Tensor]], upstream: Sequence[Tensor | None]
 ) -> tuple[Tensor | None, ...]:
-    """Derivatives that only the reference has; it holds the logits."""
+    """Derivatives that only the reference has (of targets and weights, and second ones); it holds the logits."""
     problem = _restored(ctx)
 
-    def of_tensors(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Sequence[Tensor]:
-        return formula(replace(problem, hidden=hidden, weight=weight, bias=bias, max_memory=None))
+    def of_tensors(*tensors: Any) -> Sequence[Tensor]:
+        hidden, weight, bias, target, class_weight, row_weight = tensors
+        terms = replace(problem.terms, weight=class_weight, row_weight=row_weight)
+        return formula(HeadRows(hidden, weight, bias, problem.extra_shape, target, terms))
 
-    return reference_gradient(of_tensors, _tensors(problem)[:3], ctx.needs_input_grad[:3], upstream)
+    return reference_gradient(of_tensors, _tensors(problem), ctx.needs_input_grad[:6], upstream)
 
 
 def _total_again(reduction: str, normalizer: float | Tensor | None, problem: HeadRows) -> Sequence[Tensor]:
@@ -182,4 +186,4 @@ def _total_again(reduction: str, normalizer: float | Tensor | None, problem: Hea
 
 def _stats_again(problem: HeadRows) -> Sequence[Tensor]:
     stats = reference.linear_cross_entropy.rows_with_stats(problem)
-    return stats.loss.flatten(), stats.lse.flatten(), stats.entropy.flatten()
+    return tuple(value.flatten() for value in (stats.loss, stats.lse, stats.entropy, stats.weight))
