@@ -26,7 +26,7 @@ demo: $(VENV)/.demo
 	$(BIN)/xent train digits
 
 test: $(VENV)/.dev
-	@echo "== the whole test suite, slow tests included (about 10 minutes on 2 cores)"
+	@echo "== the whole test suite, slow tests included (about 6 minutes on 2 cores)"
 	$(PYTEST)
 
 test-fast: $(VENV)/.dev
