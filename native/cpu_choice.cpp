@@ -29,8 +29,6 @@ std::vector<Candidate> candidates() {
 #if defined(XENT_X86)
       {"avx2", avx2_kernels, has_avx2()},
       {"avx512", avx512_kernels, has_avx512()},
-#elif defined(XENT_ARM)
-      {"neon", neon_kernels, true},
 #endif
   };
 }
