@@ -62,6 +62,14 @@ def test_short_calls_are_timed_together() -> None:
     assert len(clock.calls) == 2 + 3 * 4
 
 
+def test_a_call_timed_alone_follows_an_untimed_one_unless_it_takes_long() -> None:
+    clock = Clock()
+    entries = {"a": clock.entry("a", 0.25, 0.5), "b": clock.entry("b", 1.0)}
+    timings = fair(clock, entries, Pace(min_rounds=2, max_rounds=2))
+    assert "".join(clock.calls) == "ab" + "aab" + "baa"
+    assert timings["a"].seconds == [0.25, 0.25]  # the second of each pair, after the one that sizes the stretch
+
+
 def test_time_ends_a_contest_but_not_before_the_least_rounds() -> None:
     clock = Clock()
     assert len(fair(clock, {"a": clock.entry("a", 10.0)}, Pace(min_rounds=3, seconds=1.0))["a"].seconds) == 3

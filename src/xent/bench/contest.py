@@ -4,6 +4,10 @@ All contestants live in one process and take turns, one stretch of calls per rou
 slows all of them; whoever began a round is last in the next. A stretch lasts at least `Pace.stretch_seconds`: a call
 that takes longer is timed alone, and what it returned is freed outside of the timed part; shorter calls are timed
 together. The median over rounds is the result, quartiles say how far to trust it.
+
+A timed call follows an untimed one of the same contestant, as one step of a training loop follows another. A virtual
+machine gives pages that were free for two seconds back to its host (free page reporting), and the first touch of such
+pages costs fifteen times that of others: without the call before, a contestant pays for what the others did meanwhile.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import torch
 from torch import Tensor
 
 _ONE_IS_ENOUGH = 5.0  # seconds; the call that sizes the stretches is a second warm-up anyway
+_SETTLES_BELOW = 1.0  # seconds; a longer call pays for its fresh pages many times over, and itself lets them grow old
 
 
 def _nothing() -> None: ...
@@ -57,9 +62,10 @@ class Pace:
 
 @dataclass
 class Timing:
-    """Seconds per call of one contestant, one number for each round."""
+    """Seconds per call of one contestant, one number for each round; `settles`: after an untimed call."""
 
     calls_per_round: int
+    settles: bool = False
     seconds: list[float] = field(default_factory=list)
 
     @property
@@ -98,7 +104,7 @@ def measure(
 ) -> dict[str, Timing]:
     """Time warmed-up `entries` in alternation; `shown` hears who is next and which share of the contest is done."""
     names = list(entries)
-    timings = {name: Timing(_calls_per_round(entries[name], pace, clock)) for name in names}
+    timings = {name: _untimed(entries[name], pace, clock) for name in names}
     begun, num_rounds = clock(), 0
     gc.collect()
     gc.disable()
@@ -109,7 +115,7 @@ def measure(
             for name in names[first:] + names[:first]:
                 shown(name, share)
                 sleep(pace.pause_seconds)
-                timings[name].seconds.append(_timed(entries[name], timings[name].calls_per_round, clock))
+                timings[name].seconds.append(_settled(entries[name], timings[name], clock))
             num_rounds += 1
     finally:
         gc.enable()
@@ -135,11 +141,18 @@ def grad_mode(backward: bool) -> Any:
     return torch.set_grad_enabled(backward)
 
 
-def _calls_per_round(entry: Entry, pace: Pace, clock: Callable[[], float]) -> int:
+def _untimed(entry: Entry, pace: Pace, clock: Callable[[], float]) -> Timing:
     seconds = _timed(entry, 1, clock)  # may still be a cold call
     if seconds < 10 * pace.stretch_seconds:
         seconds = min(seconds, _timed(entry, 1, clock))
-    return max(1, math.ceil(pace.stretch_seconds / max(seconds, 1e-7)))
+    calls = max(1, math.ceil(pace.stretch_seconds / max(seconds, 1e-7)))
+    return Timing(calls, settles=calls == 1 and seconds < _SETTLES_BELOW)
+
+
+def _settled(entry: Entry, timing: Timing, clock: Callable[[], float]) -> float:
+    if timing.settles:
+        _timed(entry, 1, clock)
+    return _timed(entry, timing.calls_per_round, clock)
 
 
 def _timed(entry: Entry, calls: int, clock: Callable[[], float]) -> float:
