@@ -6,6 +6,8 @@
 #include <thread>
 #include <vector>
 
+#include "thread_pool.h"
+
 namespace xent {
 
 void thread_rows(int64_t rows, int64_t rows_per_chunk, int threads, RowTask task, const void* context) {
@@ -17,12 +19,18 @@ void thread_rows(int64_t rows, int64_t rows_per_chunk, int threads, RowTask task
       task(context, first, std::min(first + rows_per_chunk, rows));
     }
   };
-  std::vector<std::thread> helpers;
+  const int64_t wanted = std::min<int64_t>(threads, chunks);
+  if (wanted <= 1) return work();
+  if (const auto parallel = pool_of_the_process()) {
+    parallel([](void* queue) { (*static_cast<decltype(work)*>(queue))(); }, &work, static_cast<unsigned>(wanted), 0);
+    return;
+  }
   // Starting a thread takes as long as half a chunk: one that would find a single chunk to do is not worth it.
-  const int64_t wanted = std::min<int64_t>(threads, chunks / 2) - 1;
-  helpers.reserve(static_cast<size_t>(std::max<int64_t>(wanted, 0)));
+  const int64_t helpers_wanted = std::min<int64_t>(threads, chunks / 2) - 1;
+  std::vector<std::thread> helpers;
+  helpers.reserve(static_cast<size_t>(std::max<int64_t>(helpers_wanted, 0)));
   try {
-    for (int64_t i = 0; i < wanted; ++i) helpers.emplace_back(work);
+    for (int64_t i = 0; i < helpers_wanted; ++i) helpers.emplace_back(work);
   } catch (const std::system_error&) {
     // No more threads from the system: the ones that started, and this one, share the same queue.
   }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import threading
 
@@ -32,7 +33,7 @@ def test_a_choice_prints_and_serialises() -> None:
 
 
 def test_a_tiny_plain_call_is_said_to_run_on_torch() -> None:
-    assert xent.choices(LOGITS, TARGET, reduction="sum").chosen == "torch"
+    assert xent.choices(LOGITS, TARGET, reduction="sum", label_smoothing=0.0, weight=None).chosen == "torch"
     for other in ({"label_smoothing": 0.1}, {"row_weight": torch.ones(2)}, {"dim": 1}, {"stats": True}):
         assert xent.choices(LOGITS, TARGET, **other).chosen != "torch"
     assert xent.choices(LOGITS.bfloat16(), TARGET).chosen != "torch"
@@ -92,6 +93,21 @@ def test_a_request_belongs_to_its_thread() -> None:
         thread.start()
         thread.join()
     assert seen == ["auto"]
+
+
+def test_a_request_of_another_thread_leaves_few_logits_on_the_kernel_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    loss_module = importlib.import_module("xent.functional._cross_entropy")
+    calls: list[torch.Tensor] = []
+    monkeypatch.setattr(loss_module, "_torch_kernel", lambda *given: calls.append(given[0]) or torch.zeros(()))
+    thread = threading.Thread(target=lambda: xent.cross_entropy(LOGITS, TARGET))
+    with xent.backend("reference"):
+        xent.cross_entropy(LOGITS, TARGET)
+        assert not calls
+        thread.start()
+        thread.join()
+    assert len(calls) == 1
+    xent.cross_entropy(LOGITS, TARGET)
+    assert len(calls) == 2
 
 
 def test_a_refusing_backend_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

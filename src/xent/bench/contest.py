@@ -54,7 +54,7 @@ class Pace:
     min_rounds: int = 5
     max_rounds: int = 101
     seconds: float = 15.0
-    stretch_seconds: float = 0.002
+    stretch_seconds: float = 0.01
     pause_seconds: float = (
         0.005  # OpenMP threads spin for about a millisecond after their work: not into the next one's
     )

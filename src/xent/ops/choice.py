@@ -33,6 +33,7 @@ _TOO_SMALL = f"at most {TINY} logits with plain options cost less in torch's own
 _OPTIONS = set(LossOptions.__annotations__) | {
     "target", "weight", "linear_weight", "linear_bias", "pos_weight", "max_memory", "stats", "keepdim", "dtype"
 }  # fmt: skip
+_NEUTRAL = {"label_smoothing": 0, "z_loss": 0, "shift": 0, "logit_scale": 1, "stats": False}
 _FILE_OF = {"token_logprobs": "cross_entropy"}  # where the file has another name than the operation
 _HOME_OF = {"native": "xent.ops.native"}  # the kernels of this column know nothing of autograd; that file adds it
 _COLUMNS: dict[str, ModuleType] = {
@@ -50,6 +51,9 @@ class _Request(threading.local):
 
 
 _request = _Request()
+# One entry for each block of `backend` that is open in any thread: while there are none, a loss of few logits need not
+# look up what its thread asks for.
+open_blocks: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -115,9 +119,11 @@ def backend(name: str) -> Iterator[None]:
             f"backend {name!r} is not here", _missing(name), "use 'auto', which says what it takes in xent.choices()"
         )
     before, _request.name = _request.name, name
+    open_blocks.append(name)
     try:
         yield
     finally:
+        open_blocks.remove(name)
         _request.name = before
 
 
@@ -167,16 +173,20 @@ def choices(input: Tensor | None = None, *tensors: Tensor, operation: str = "cro
 
 def _is_tiny(input: Tensor, tensors: tuple[Tensor, ...], terms: dict[str, object]) -> bool:
     """Whether `functional.cross_entropy` hands the call to torch's own kernel in its first lines."""
-    given = {name for name, value in terms.items() if value is not None} - {"target", "ignore_index", "reduction"}
     return (
-        not given
+        all(_costs_nothing(name, value) for name, value in terms.items())
         and len(tensors) < 2
         and _request.name == "auto"
-        and input.is_cpu
         and input.dtype in (torch.float32, torch.float64)
         and input.numel() <= TINY
         and not (tensors and tensors[0].is_floating_point())
     )
+
+
+def _costs_nothing(name: str, value: object) -> bool:
+    if name in ("target", "ignore_index", "reduction") or value is None:
+        return True
+    return not isinstance(value, Tensor) and value == _NEUTRAL.get(name)
 
 
 def column(operation: str, input: Tensor, *others: Tensor | None) -> ModuleType:
