@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,7 +37,6 @@ EPILOG = (
     "  xent train language_model --resume runs/language_model-1 --epochs 20"
 )
 _ABOUT_THE_COMMAND = ("paths", "sample", "prompt", "temperature", "out", "resume", "as_json")
-_PROMPT = reprlib.Repr(maxstring=70)
 _DEFAULT, _SAMPLE = LanguageModelConfig(), SampleOptions()
 
 
@@ -196,10 +194,14 @@ class LanguageModelCommand(TrainingCommand):
         prompt, text = sample(learner, self.text)
         console.print(
             f"sample     {self.text.tokens} tokens at temperature {self.text.temperature:g}, "
-            f"going on from {_PROMPT.repr(prompt)}",
+            f"going on from {_shortened(prompt)}",
             soft_wrap=True,
             markup=False,
         )
         console.print(Text(printable(prompt), style="bold").append(printable(text), style="not bold"), soft_wrap=True)
         console.print()
         return {"sample": {"prompt": prompt, "text": text, "temperature": self.text.temperature}}
+
+
+def _shortened(prompt: str) -> str:
+    return repr(prompt) if len(prompt) <= 60 else f"{prompt[:28]!r} … {prompt[-28:]!r}"

@@ -90,7 +90,7 @@ def draw_windows(learner: LanguageLearner) -> Tensor:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: LanguageModelConfig, step: int) -> None:
-    """Rise to `config.learning_rate`, stay, fall as 1/√step; the last step plays no part, so a run can be made longer."""
+    """Rise to `config.learning_rate`, stay, fall as 1/√step: whatever the last step is, so that a run can go on."""
     factor = min(1.0, step / _WARMUP, (_PLATEAU / step) ** 0.5)
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate * factor
