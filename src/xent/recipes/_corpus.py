@@ -13,7 +13,7 @@ from pathlib import Path
 
 from xent.errors import DataError, OptionError
 
-_NO_PART_OF_THE_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+_NO_PART_OF_THE_LIBRARY = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
 
 
 @dataclass(frozen=True)
@@ -45,31 +45,42 @@ def read_corpus(paths: Sequence[str | Path] | None, max_bytes: int | None) -> Co
     """
     name = _name(paths)
     files = list(_library() if paths is None else chain.from_iterable(_found(Path(path)) for path in paths))
-    texts: list[str] = []
-    left_out: list[Path] = []
-    room = max_bytes
-    num_read = 0
+    taken = _Taken(max_bytes)
     for file in files:
-        if room is not None and room <= 0:
+        if taken.is_full:
             break
-        text = _read(file, room)
-        num_read += 1
-        if text is None:
-            left_out.append(file.path)
-            continue
-        texts.append(text)
-        room = None if room is None else room - len(text.encode())
-    content = "".join(texts)
+        taken.add(file)
+    content = "".join(taken.texts)
     if not content:
         raise DataError(f"{name}: no text", "there must be some to learn from", "pass --data with files of UTF-8 text")
-    return Corpus(content, _source(name, files, num_read, content, left_out), _sha256(content))
+    return Corpus(content, _source(name, files, taken), hashlib.sha256(content.encode()).hexdigest())
+
+
+class _Taken:
+    """What was read so far: texts, their bytes in UTF-8, and the files that are no text."""
+
+    def __init__(self, max_bytes: int | None) -> None:
+        self.texts: list[str] = []
+        self.left_out: list[Path] = []
+        self.num_bytes = 0
+        self.is_full = False
+        self._max_bytes = max_bytes
+
+    def add(self, file: _File) -> None:
+        room = None if self._max_bytes is None else self._max_bytes - self.num_bytes
+        content = _read(file.path, room)
+        text = _text(_whole_characters(content, room), file)
+        if text is None:
+            self.left_out.append(file.path)
+            return
+        self.texts.append(text)
+        self.num_bytes += len(text.encode())
+        self.is_full = room is not None and len(content) >= room
 
 
 def _library() -> Iterator[_File]:
     root = Path(sysconfig.get_path("stdlib"))
-    for file in _folder(root):
-        if file.path.suffix == ".py" and not _NO_PART_OF_THE_LIBRARY & set(file.path.relative_to(root).parts):
-            yield file
+    return (file for file in _folder(root, leave_out=_NO_PART_OF_THE_LIBRARY) if file.path.suffix == ".py")
 
 
 def _found(path: Path) -> Iterator[_File]:
@@ -83,29 +94,32 @@ def _found(path: Path) -> Iterator[_File]:
     return _folder(path) if is_folder else iter([_File(path, named=True)])
 
 
-def _folder(root: Path) -> Iterator[_File]:
+def _folder(root: Path, leave_out: frozenset[str] = frozenset()) -> Iterator[_File]:
     def refuse(error: OSError) -> None:
         raise _unreadable(Path(str(error.filename)), error) from error
 
     found: list[Path] = []
     for folder, inner, names in os.walk(root, onerror=refuse):
-        inner[:] = [name for name in inner if not name.startswith(".")]
+        inner[:] = [name for name in inner if not name.startswith(".") and name not in leave_out]
         found += [Path(folder, name) for name in names if not name.startswith(".")]
     return (_File(path, named=False) for path in sorted(found) if path.is_file())
 
 
-def _read(file: _File, room: int | None) -> str | None:
-    """The text of a file, at most `room` bytes of it; None for a file that was not named and is no text."""
+def _read(path: Path, room: int | None) -> bytes:
     try:
-        with file.path.open("rb") as opened:
-            content = opened.read() if room is None else opened.read(room + 1)
+        with path.open("rb") as file:
+            return file.read() if room is None else file.read(room + 1)  # one more shows where a character ends
     except OSError as error:
-        raise _unreadable(file.path, error) from error
+        raise _unreadable(path, error) from error
+
+
+def _text(content: bytes, file: _File) -> str | None:
+    """The text that bytes are; None where they are none and nobody named the file."""
     try:
-        text = _whole_characters(content, room).decode()
+        text = content.decode()
         if "\0" not in text:
             return text
-        fault = f"byte {text.encode().index(0)} is zero"
+        fault = f"byte {content.index(0)} is zero"
     except UnicodeDecodeError as error:
         fault = f"byte {error.start} is 0x{content[error.start]:02x}"
     if not file.named:
@@ -130,15 +144,15 @@ def _name(paths: Sequence[str | Path] | None) -> str:
     return f"{paths[0]}{more}"
 
 
-def _source(name: str, files: list[_File], num_read: int, content: str, left_out: list[Path]) -> str:
-    size, there = len(content.encode()), sum(file.path.stat().st_size for file in files)
-    is_all = num_read == len(files) and (size == there or left_out)
-    files_taken = f"{num_read - len(left_out):,} file{'s' if num_read - len(left_out) != 1 else ''}"
-    source = f"{name}: {files_taken}, {size:,} bytes"
-    if not is_all:
-        source = f"{name}: the first {size:,} bytes in {files_taken}, of {there:,} in {len(files):,}"
-    if left_out:
-        source += f"; left out, being no UTF-8 text: {len(left_out):,}, such as {left_out[0].name}"
+def _source(name: str, files: list[_File], taken: _Taken) -> str:
+    num_files = len(taken.texts)
+    in_files = f"{num_files:,} file{'s' if num_files != 1 else ''}"
+    source = f"{name}: {in_files}, {taken.num_bytes:,} bytes"
+    if taken.is_full:
+        there = sum(file.path.stat().st_size for file in files)
+        source = f"{name}: the first {taken.num_bytes:,} bytes in {in_files}, of {there:,} in {len(files):,}"
+    if taken.left_out:
+        source += f"; left out, being no UTF-8 text: {len(taken.left_out):,}, such as {taken.left_out[0].name}"
     return source
 
 
@@ -146,7 +160,3 @@ def _unreadable(path: Path, error: OSError) -> DataError:
     return DataError(
         f"{path} can't be read ({error.strerror or error})", "its text is the data", "allow reading, or leave it out"
     )
-
-
-def _sha256(content: str) -> str:
-    return hashlib.sha256(content.encode()).hexdigest()

@@ -106,6 +106,23 @@ class RunDirectory:
         with _saying(f"{path} can't be locked", "check its rights"):
             return cls(path, config, _locked(path))
 
+    def check_data(self, source: str, sha256: str) -> None:
+        """Check that data is what the run began with.
+
+        Args:
+            source: where it came from, in words.
+            sha256: hash of what was read.
+
+        Raises:
+            RunError: it is not.
+        """
+        if sha256 != self.config["data"].get("sha256"):
+            raise RunError(
+                f"{source} is not the data that {self.path} began with (its SHA-256 differs)",
+                "a run keeps its data",
+                "pass --data with the place where that data is now, or start a new run",
+            )
+
     def read(self, name: str) -> bytes:
         """The content of one of the recipe's own files.
 

@@ -70,7 +70,7 @@ class Recipe:
         run = RunDirectory.open(path, self.name)
         try:
             learner = self.build(self._reconcile(run, changes), run)
-            _check_data(run, learner)
+            run.check_data(learner.data.source, learner.data.sha256)
             self._restore(learner, run)
         except BaseException:
             run.close()
@@ -118,15 +118,6 @@ def version_notes(run: RunDirectory) -> list[str]:
         for name, now in versions().items()
         if began.get(name) != now
     ]
-
-
-def _check_data(run: RunDirectory, learner: Learner) -> None:
-    if learner.data.sha256 != run.config["data"].get("sha256"):
-        raise RunError(
-            f"{learner.data.source} is not the data that {run.path} began with (its SHA-256 differs)",
-            "a run keeps its data",
-            "pass --data with the place where that data is now, or start a new run",
-        )
 
 
 def _check_options(learner: Learner, run: RunDirectory, checkpoint: Checkpoint) -> None:

@@ -79,9 +79,11 @@ def load_text_tokens(config: LanguageModelConfig, run: RunDirectory | None) -> T
     Raises:
         OptionError: a path does not exist.
         DataError: a file is no text, can't be read, or the corpus is too short.
-        RunError: the tokenizer of `run` is missing or damaged.
+        RunError: the text is not what `run` began with, or its tokenizer is missing or damaged.
     """
     corpus = read_corpus(config.data, config.most_bytes)
+    if run:
+        run.check_data(corpus.source, corpus.sha256)  # before its tokenizer meets characters it does not know
     cut = round(len(corpus.text) * (1 - config.validation_share))
     train, validation = corpus.text[:cut], corpus.text[cut:]
     tokenizer = _tokenizer_of(run, config) if run else new_tokenizer(config, train, corpus.text)
