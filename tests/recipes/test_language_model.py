@@ -274,7 +274,8 @@ def test_too_little_text(small, tmp_path, text, options, sentence):
 
 
 BAD_OPTIONS = [
-    {"data": []}, {"data": "text"}, {"data": [5]}, {"tokens": "word"}, {"model": "rnn"}, {"context": 1}, {"steps": 0},
+    {"data": []}, {"data": "text"}, {"data": [5]}, {"data": [""]}, {"tokens": "word"}, {"model": "rnn"},
+    {"context": 1}, {"steps": 0},
     {"features": 0}, {"layers": -1}, {"batch_size": 2.5}, {"epochs": True}, {"seed": -1}, {"threads": 0},
     {"vocabulary": 255, "tokens": "bpe"}, {"vocabulary": 500}, {"heads": 4}, {"max_bytes": 10},
     {"features": 30, "model": "transformer"}, {"lr": 0.0}, {"lr": math.nan}, {"validation_share": 0.0},

@@ -156,10 +156,11 @@ class LanguageModelCommand(TrainingCommand):
         heads = f", {config.heads or DEFAULT_HEADS} heads" if config.model == "transformer" else ""
         num_weights = sum(parameter.numel() for parameter in learner.model.parameters())
         return [
-            f"model      {config.model}, {config.layers} layers of {config.features} features{heads}, "
+            f"model      {config.model}, {_counted(config.layers, 'layer')} of {config.features} features{heads}, "
             f"{num_weights:,} weights, tied head",
-            f"training   adam, lr {config.learning_rate:g}, {config.batch_size} windows of {config.context} tokens a "
-            f"step, {config.steps} steps an epoch, {config.threads} threads, seed {config.seed}",
+            f"training   adam, lr {config.learning_rate:g}, {config.batch_size} windows of {config.context} tokens "
+            f"a step, {_counted(config.steps, 'step')} an epoch, {_counted(config.threads, 'thread')}, "
+            f"seed {config.seed}",
             f"data       {data.source}",
             f"tokens     {config.tokens}, {data.num_tokens:,} of them; {len(data.train):,} to train on, "
             f"{len(data.validation):,} to validate on, the last {100 * config.validation_share:g} % of the text",
@@ -205,3 +206,7 @@ class LanguageModelCommand(TrainingCommand):
 
 def _shortened(prompt: str) -> str:
     return repr(prompt) if len(prompt) <= 60 else f"{prompt[:28]!r} … {prompt[-28:]!r}"
+
+
+def _counted(count: int | None, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

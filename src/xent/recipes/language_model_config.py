@@ -188,6 +188,8 @@ def _check_paths(data: object) -> None:
             raise OptionError("data is []", "it must name a file or a folder", "pass one, or leave it out")
         for path in data:
             check_type("data", path, need, (str, Path))
+            if not str(path):  # it would be the working directory
+                raise OptionError("data is ''", "a path has a name", "pass another, or . for this directory")
 
 
 def _is_text(prompt: str) -> bool:
