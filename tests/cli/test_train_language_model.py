@@ -69,7 +69,7 @@ def test_wrong_usage_is_one_line_and_exit_2(capfd, arguments, sentence):
 
 BAD_DATA = {
     "binary": (b"\x7fELF\x02\x01\x01\0\0", "file is no UTF-8 text"),
-    "latin-1": (b"caf\xe9", "file is no UTF-8 text (byte 3 is 0xe9)"),
+    "latin-1": (b"x\xe9", "file is no UTF-8 text (byte 1 is 0xe9)"),
     "empty": (b"", "file: no text"),
     "too short": (b"a few words", "10 tokens in the training part; a window needs 128: pass more text, or a smaller"),
 }

@@ -71,7 +71,7 @@ def test_the_default_is_the_standard_library():
 
 
 NO_TEXT = {
-    "latin-1": ("caf\xe9".encode("latin-1"), r"is no UTF-8 text \(byte 3 is 0xe9\); .*: convert it, or leave it out"),
+    "latin-1": ("x\xe9".encode("latin-1"), r"is no UTF-8 text \(byte 1 is 0xe9\); .*: convert it, or leave it out"),
     "utf-16": ("text".encode("utf-16"), r"is no UTF-8 text \(byte 0 is 0xff\)"),
     "binary": (b"ab\0c", r"is no UTF-8 text \(byte 2 is zero\)"),
     "cut": ("aé漢".encode()[:-1], r"is no UTF-8 text \(byte 3 is 0xe6\)"),
