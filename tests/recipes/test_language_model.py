@@ -162,7 +162,7 @@ def test_two_runs_write_the_same_bytes(small, tmp_path, model, kind):
 
 @pytest.mark.parametrize(("model", "kind"), [("lstm", "char"), ("transformer", "bpe")])
 def test_a_run_goes_on_as_if_nothing_had_happened(small, tmp_path, model, kind):
-    config = of(small, model=model, **bpe_too(kind))
+    config = of(small, model=model, threads=2, **bpe_too(kind))
     run(config, tmp_path / "whole")
     run(of(config, epochs=1), tmp_path / "half")
     finish(*language_model_runs.resume(tmp_path / "half", {"epochs": 3}))
