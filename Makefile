@@ -1,6 +1,7 @@
 # Every target sets up what it needs from a bare Python ≥ 3.11 and can be run again at any time.
 #
 #   make demo       train a real model on handwritten digits
+#   make demo-text  train a language model on the source of Python's standard library, two to three minutes
 #   make test       the whole test suite (make test-fast leaves out the slow tests)
 #   make lint       format, lint, types, layers, spelling
 #   make bench      measure the losses beside their peers (PEERS=cut-cross-entropy adds that one, with triton)
@@ -19,11 +20,15 @@ PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip --disable-p
 # One process per core of the smallest machine; each keeps torch to one thread, so that they do not fight.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test test-fast lint format sanitize bench performance docs clean
+.PHONY: demo demo-text test test-fast lint format sanitize bench performance docs clean
 
 demo: $(VENV)/.demo
 	@echo "== xent train digits"
 	$(BIN)/xent train digits
+
+demo-text: $(VENV)/.demo
+	@echo "== xent train language_model"
+	$(BIN)/xent train language_model
 
 test: $(VENV)/.dev
 	@echo "== the whole test suite, slow tests included (about 6 minutes on 2 cores)"

@@ -61,8 +61,8 @@ def test_version(capfd):
 
 
 WRONG_USAGE = {
-    "no recipe": (["train"], "no recipe given; the recipes are: digits"),
-    "unknown recipe": (["train", "mnist"], "there is no recipe 'mnist'; the recipes are: digits"),
+    "no recipe": (["train"], "no recipe given; the recipes are: digits, language_model"),
+    "unknown recipe": (["train", "mnist"], "there is no recipe 'mnist'; the recipes are: digits, language_model"),
     "nearly a recipe": (["train", "digit"], "did you mean xent train digits?"),
     "unknown command": (["trai"], "Did you mean 'train'?"),
     "unknown option": (["train", "digits", "--rate", "1"], "--rate"),
@@ -203,7 +203,9 @@ def test_ctrl_c_leaves_a_run_to_go_on_with(capfd):
 
 def test_ctrl_c_before_anything_was_begun():
     code = "import xent.cli.train as t, sys\nfrom xent.cli import main\ndef stop(*a, **k): raise KeyboardInterrupt\n"
-    code += "import xent.cli._train_digits as d; d._open = stop; sys.exit(main(['train', 'digits']))"
+    code += (
+        "import xent.cli._training_command as c; c.TrainingCommand._open = stop; sys.exit(main(['train', 'digits']))"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (result.returncode, result.stderr) == (130, "xent: stopped; nothing was begun\n")
 

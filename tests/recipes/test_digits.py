@@ -90,7 +90,7 @@ def test_metrics_count_every_row_once_and_alike(tmp_path: Path):
     learner, run = digits_runs.begin(DigitsConfig(epochs=1, batch_size=1437), tmp_path / "run")
     finish(learner, run)
     metrics = run.last_metrics()
-    for part, rows in (("train", learner.images.train), ("validation", learner.images.validation)):
+    for part, rows in (("train", learner.data.train), ("validation", learner.data.validation)):
         logits = learner.model(rows.features).detach()
         loss = F.cross_entropy(logits.double(), rows.labels).item()
         # float32 log-softmax of each row: 2^-24 relative to logits of about 10
@@ -101,7 +101,7 @@ def test_metrics_count_every_row_once_and_alike(tmp_path: Path):
 
 def test_label_smoothing_is_trained_but_the_loss_stays_comparable():
     learner = digits.build(DigitsConfig(label_smoothing=0.2))
-    rows = learner.images.validation
+    rows = learner.data.validation
     metrics = digits.evaluate(learner.model, rows, 0.2)
     logits = learner.model(rows.features).detach()
     assert metrics["loss"] == pytest.approx(F.cross_entropy(logits, rows.labels).item(), rel=1e-6)

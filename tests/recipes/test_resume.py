@@ -17,6 +17,7 @@ from tests.recipes.test_digits import MNIST, fingerprints, finish, mnist_like, r
 from xent.errors import OptionError, RunError
 from xent.recipes import digits_runs
 from xent.recipes._checkpoint import read_checkpoint
+from xent.recipes._runs import version_notes
 from xent.recipes.digits_config import DigitsConfig
 
 ADAM = DigitsConfig(epochs=4, hidden=8, optimizer="adam")  # Adam, because it has the most state to lose
@@ -84,12 +85,13 @@ import os, random, signal, sys, time
 from pathlib import Path
 from xent.cli import main
 from xent.recipes import digits
+from xent.recipes._threads import torch_threads
 from xent.recipes.digits_config import DigitsConfig
 import xent.recipes.digits_runs
 
 # Load here all that loads on first use, since each attempt is a fork of this process; on one thread, because a fork
 # inherits no other.
-with digits.one_thread():
+with torch_threads(1):
     digits.build(DigitsConfig())
 
 out, num_kills = Path(sys.argv[1]), int(sys.argv[2])
@@ -373,7 +375,7 @@ def test_versions_that_differ_are_noted(copy: Path):
     config["versions"]["torch"] = "1.0"
     (copy / "config.json").write_text(json.dumps(config))
     learner, directory = digits_runs.resume(copy)
-    assert digits_runs.version_notes(directory)[0].startswith("the run began with torch 1.0, this is ")
+    assert version_notes(directory)[0].startswith("the run began with torch 1.0, this is ")
     finish(learner, directory)
 
 

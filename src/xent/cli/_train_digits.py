@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import math
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xent.cli._interrupts import Stopped, interrupts_held
-from xent.errors import OptionError
+from xent.cli._training_command import Place, TrainingCommand, typed_options
 from xent.recipes.digits_config import DEFAULT_LR, DigitsConfig, Optimizer
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from xent.recipes._display import Display, Metrics
     from xent.recipes._run_directory import RunDirectory
-    from xent.recipes.digits import Learner
+    from xent.recipes._runs import Recipe
+    from xent.recipes.digits import DigitsLearner
 
 EPILOG = (
     "[dim]Examples:[/dim]\n\n"
@@ -61,111 +59,48 @@ def digits(
     The loss is shown in nats and bits beside its landmarks: ln 10 is guessing, 0 is certainty. The run is written to a
     directory, and can go on after any interruption with the same result to the last bit.
     """
-    if out and resume:
-        raise OptionError(f"out is {out} and resume is {resume}", "a run goes on where it is", "leave --out out")
-    typed = {name: value for name, value in context.params.items() if _is_typed(context, name)}
-    started_at = time.monotonic()
-    run = None
-    try:
-        with interrupts_held():  # an import or a new directory half done helps nobody
-            learner, run = _open(typed, out, resume)
-        first_epoch = learner.epoch
-        _train(learner, run, _console(as_json, _opening(learner, run, resumed=resume is not None)))
-        if as_json:
-            timing = {"epochs_trained": learner.epoch - first_epoch, "seconds": round(time.monotonic() - started_at, 3)}
-            typer.echo(json.dumps({**_summary(learner, run), **timing}, indent=2, ensure_ascii=False))
-    except KeyboardInterrupt:
-        if run is None:
-            raise
-        raise Stopped(f"go on with {run.resume_command}") from None
-    finally:
-        if run:
-            run.close()
-    return 0
+    return DigitsCommand().run(typed_options(context, _ABOUT_THE_COMMAND), Place(out, resume, as_json))
 
 
-def _is_typed(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return name not in _ABOUT_THE_COMMAND and source is not None and source.name == "COMMANDLINE"
+class DigitsCommand(TrainingCommand):
+    """What is the digits recipe's own."""
 
+    def config(self, typed: dict[str, Any]) -> DigitsConfig:
+        """The options of a new run."""
+        return DigitsConfig(**typed)
 
-def _open(typed: dict[str, Any], out: Path | None, resume: Path | None) -> tuple[Learner, RunDirectory]:
-    if not resume:
-        config = DigitsConfig(**typed)  # checked before the seconds that torch takes to load
-        from xent.recipes import digits_runs
+    def recipe(self) -> Recipe:
+        """How its runs begin and go on."""
+        from xent.recipes.digits_runs import RECIPE
 
-        return digits_runs.begin(config, out)
-    from xent.recipes import digits_runs
+        return RECIPE
 
-    learner, run = digits_runs.resume(resume, typed)
-    for note in digits_runs.version_notes(run):
-        typer.echo(f"xent: note: {note}", err=True)
-    return learner, run
+    def opening(self, learner: DigitsLearner) -> list[str]:
+        """Model, data, rows."""
+        config, data = learner.config, learner.data
+        layers = f"{data.num_features} → {config.hidden} → {learner.landmarks.num_classes}"
+        smoothing = f", label smoothing {config.label_smoothing:g}" if config.label_smoothing else ""
+        return [
+            f"digits     {layers}, {config.optimizer}, lr {config.learning_rate:g}, {config.batch_size} rows a step, "
+            f"seed {config.seed}{smoothing}",
+            f"data       {data.source}",
+            f"rows       {len(data.train):,} to train on, {len(data.validation):,} to validate on",
+        ]
 
+    def measure(self, learner: DigitsLearner) -> dict[str, Any]:
+        """Metrics before the first step."""
+        from xent.recipes import digits
 
-def _console(as_json: bool, opening: list[str]) -> Console:
-    from rich.console import Console
+        return digits.measure(learner)
 
-    console = Console(stderr=as_json, highlight=False)
-    for line in opening:
-        console.print(line, soft_wrap=True, markup=False)
-    return console
+    def display(self, console: Console, learner: DigitsLearner, latest: Metrics) -> Display:
+        """Loss, bits and accuracy."""
+        from xent.recipes._display import Display
 
+        return Display(console, learner.landmarks, learner.config.epochs, latest)
 
-def _train(learner: Learner, run: RunDirectory, console: Console) -> None:
-    from xent.recipes import digits
-    from xent.recipes._display import Display
+    def train(self, learner: DigitsLearner, run: RunDirectory, display: Display) -> None:
+        """Train up to the last epoch."""
+        from xent.recipes import digits
 
-    latest = run.last_metrics() if learner.epoch else {"epoch": 0, **digits.measure(learner)}
-    with Display(console, learner.landmarks, learner.config.epochs, latest) as display:
         digits.train(learner, run, display)
-    _print_end(console, display.latest, learner, run)
-
-
-def _opening(learner: Learner, run: RunDirectory, *, resumed: bool) -> list[str]:
-    config, images = learner.config, learner.images
-    layers = f"{images.num_features} → {config.hidden} → {learner.landmarks.num_classes}"
-    smoothing = f", label smoothing {config.label_smoothing:g}" if config.label_smoothing else ""
-    lines = [
-        f"digits     {layers}, {config.optimizer}, lr {config.learning_rate:g}, {config.batch_size} rows a step, "
-        f"seed {config.seed}{smoothing}",
-        f"data       {images.source}",
-        f"rows       {len(images.train):,} to train on, {len(images.validation):,} to validate on",
-        f"run        {run.path}",
-        "",
-    ]
-    if learner.epoch >= config.epochs:
-        lines.insert(-1, f"finished   all {learner.epoch} epochs were trained before")
-    elif resumed:
-        lines.insert(-1, f"resumed    after epoch {learner.epoch} of {config.epochs}")
-    return lines
-
-
-def _print_end(console: Console, latest: dict[str, Any], learner: Learner, run: RunDirectory) -> None:
-    from xent.recipes._display import metrics_table, ruler
-
-    console.print()
-    console.print(metrics_table(latest))
-    console.print()
-    console.print(ruler(latest, learner.landmarks, min(console.width, 80)))
-    console.print()
-    console.print(f"saved      {run.path}", soft_wrap=True, markup=False)
-    console.print(f"go on      {run.resume_command} --epochs {2 * learner.epoch}", soft_wrap=True, markup=False)
-
-
-def _summary(learner: Learner, run: RunDirectory) -> dict[str, Any]:
-    from xent.recipes._landmarks import perplexity
-
-    metrics = run.last_metrics()
-    for part in ("train", "validation"):
-        value = perplexity(metrics[part]["loss"])
-        metrics[part]["perplexity"] = value if math.isfinite(value) else None  # JSON has no infinity
-    return {
-        "recipe": run.config["recipe"],
-        "run": str(run.path),
-        **metrics,
-        "landmarks": learner.landmarks.to_dict(),
-        "options": run.config["options"],
-        "data": run.config["data"],
-        "resume": run.resume_command,
-    }

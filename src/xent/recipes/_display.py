@@ -3,28 +3,54 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor
 
-from xent.recipes._landmarks import Landmarks, perplexity
+from xent.recipes._landmarks import Landmarks, TextLandmarks, perplexity
+from xent.recipes._run_directory import PARTS
 
-PARTS = ("train", "validation")
 _STYLE = {"train": "cyan", "validation": "bold green"}
 _MARK = {"train": "●", "validation": "○"}
-_HEADER = (
-    f"{'':>5}   {'── train ' + '─' * 21:<30}   {'── validation ' + '─' * 16:<30}\n"
-    f"{'epoch':>5}" + f"   {'nats':>9}{'bits':>9}{'accuracy':>12}" * 2
-)
 _SECONDS_BETWEEN_FRAMES = 0.1
+_RATE_WIDTH = 12
+
+Metrics = Mapping[str, Any]  # a line of metrics.jsonl, or what was measured before the first
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number that metrics may have, and how it is shown.
+
+    Attributes:
+        title: above the number.
+        key: its name in the metrics of a part.
+        show: the number in characters.
+        width: columns in a plain line; 0 where it is in the table only.
+    """
+
+    title: str
+    key: str
+    show: Callable[[float], str]
+    width: int
+
+
+_MEASURES = (
+    Measure("nats", "loss", "{:.4f}".format, 9),
+    Measure("bits", "bits", "{:.4f}".format, 9),
+    Measure("bits/byte", "bits_per_byte", "{:.4f}".format, 12),
+    Measure("perplexity", "loss", lambda nats: f"{perplexity(nats):.4g}", 0),
+    Measure("accuracy", "accuracy", lambda share: f"{100 * share:.2f} %", 12),
+    Measure("smoothed nats", "smoothed_loss", "{:.4f}".format, 0),
+)
 
 
 @dataclass
@@ -36,23 +62,27 @@ class Display:
         landmarks: what the losses are read against.
         num_epochs: the epoch to reach.
         latest: the last metrics shown: a line of metrics.jsonl, or that of epoch 0 before the first.
+        tokens_per_step: of a recipe that counts its speed in tokens; None for one that does not.
     """
 
     console: Console
-    landmarks: Landmarks
+    landmarks: Landmarks | TextLandmarks
     num_epochs: int
-    latest: dict[str, Any]
+    latest: Metrics
+    tokens_per_step: int | None = None
 
     def __post_init__(self) -> None:
         self._live: Live | None = None
         self._shown_at = 0.0
+        self._tokens_per_second: float | None = None
 
     def __enter__(self) -> Display:
         if self.console.is_interactive and self.console.file.isatty():  # FORCE_COLOR makes a file "interactive"
             self._live = Live(console=self.console, auto_refresh=False, transient=True)
             self._live.start()
         else:
-            self.console.out(_HEADER, highlight=False)
+            rate = f"{'tokens/s':>{_RATE_WIDTH}}" if self.tokens_per_step else ""
+            self.console.out(_header(self.latest) + rate, highlight=False)
             self.console.out(_plain_line(self.latest), highlight=False)
         return self
 
@@ -62,17 +92,20 @@ class Display:
         if self._live:
             self._live.stop()
 
-    def steps(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the batches of an epoch, showing how far it is."""
-        for done, batch in enumerate(batches):
-            self._refresh(done / len(batches))
-            yield batch
+    def steps(self, items: Sequence[Item]) -> Iterator[Item]:
+        """Yield the steps of an epoch, showing how far it is."""
+        began_at = time.monotonic()
+        for done, item in enumerate(items):
+            self._refresh(done / len(items))
+            yield item
+            if self.tokens_per_step:
+                self._tokens_per_second = (done + 1) * self.tokens_per_step / (time.monotonic() - began_at)
 
-    def epoch(self, metrics: dict[str, Any]) -> None:
+    def epoch(self, metrics: Metrics) -> None:
         """Show the metrics of an epoch."""
         self.latest = metrics
         if self._live is None:
-            self.console.out(_plain_line(metrics), highlight=False)
+            self.console.out(_plain_line(metrics) + self._rate(_RATE_WIDTH), highlight=False)
         self._refresh(0.0)
 
     def _refresh(self, share_of_epoch: float) -> None:
@@ -82,58 +115,67 @@ class Display:
 
     def _frame(self, share_of_epoch: float) -> Group:
         bar = Table.grid(padding=(0, 2))
+        rate = self._rate()
         bar.add_row(
             f"epoch {self.latest['epoch']} of {self.num_epochs}",
             ProgressBar(total=self.num_epochs, completed=self.latest["epoch"] + share_of_epoch, width=40),
+            f"{rate} tokens/s" if rate else "",
         )
         width = min(self.console.width, 80)
-        return Group(bar, Text(), metrics_table(self.latest), Text(), ruler(self.latest, self.landmarks, width))
+        table = metrics_table(self.latest, self.landmarks)
+        return Group(bar, Text(), table, Text(), ruler(self.latest, self.landmarks, width))
+
+    def _rate(self, width: int = 0) -> str:
+        return f"{self._tokens_per_second:>{width},.0f}" if self._tokens_per_second else ""
 
 
-def metrics_table(metrics: dict[str, Any]) -> Table:
-    """Loss in nats and bits, perplexity and accuracy of both sets."""
+def metrics_table(metrics: Metrics, landmarks: Landmarks | TextLandmarks | None = None) -> Table:
+    """Every measure of both parts, and of the baselines that the landmarks know."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("")
-    smoothed = "smoothed_loss" in metrics["train"]
-    for name in ("nats", "bits", "perplexity", "accuracy", *(["smoothed nats"] if smoothed else [])):
-        table.add_column(name, justify="right")
+    measures = _measures_of(metrics)
+    for measure in measures:
+        table.add_column(measure.title, justify="right")
     for part in PARTS:
-        values = metrics[part]
-        cells = [f"{values['loss']:.4f}", f"{values['bits']:.4f}", f"{perplexity(values['loss']):.4g}"]
-        cells += [_percent(values["accuracy"])] + ([f"{values['smoothed_loss']:.4f}"] if smoothed else [])
+        cells = (measure.show(metrics[part][measure.key]) for measure in measures)
         table.add_row(f"{_MARK[part]} {part}", *cells, style=_STYLE[part])
+    for name, values in landmarks.baselines().items() if isinstance(landmarks, TextLandmarks) else ():
+        table.add_row(f"│ {name}", *(measure.show(values[measure.key]) for measure in measures), style="dim")
     return table
 
 
-def ruler(metrics: dict[str, Any], landmarks: Landmarks, width: int) -> Text:
-    """Both losses between 0 and ln C, on a line `width` columns wide, or 24 where that is too few."""
+def ruler(metrics: Metrics, landmarks: Landmarks | TextLandmarks, width: int) -> Text:
+    """Both losses between 0 and guessing, on a line `width` columns wide, or 24 where that is too few."""
     losses = {part: metrics[part]["loss"] for part in PARTS}
-    end = max(landmarks.guessing, *losses.values())
+    end = max(*landmarks.marks, landmarks.guessing, *losses.values())
     num_cells = max(width - 14, 10)  # without "0 ├", "┤ " and the number at the end
     cells: list[tuple[str, str]] = [("─", "dim")] * num_cells
-    cells[round(landmarks.guessing / end * (num_cells - 1))] = ("│", "dim")
+    for mark in landmarks.marks:
+        cells[round(mark / end * (num_cells - 1))] = ("│", "dim")
     for part, loss in losses.items():
         cells[round(max(loss, 0.0) / end * (num_cells - 1))] = (_MARK[part], _STYLE[part])
     line = Text().append("0 ├", "dim")
     for character, style in cells:
         line.append(character, style)
-    return line.append(f"┤ {end:.4f}", "dim").append("\n" + landmark_line(landmarks), "dim")
+    return line.append(f"┤ {end:.4f}", "dim").append("\n" + landmarks.in_words(), "dim")
 
 
-def landmark_line(landmarks: Landmarks) -> str:
-    """The landmarks in words."""
-    line = (
-        f"{landmarks.guessing:.4f} = ln {landmarks.num_classes}, guessing · "
-        f"{landmarks.label_prior:.4f} = entropy of the label prior"
+def _measures_of(metrics: Metrics) -> list[Measure]:
+    return [measure for measure in _MEASURES if measure.key in metrics["train"]]
+
+
+def _header(metrics: Metrics) -> str:
+    measures = [measure for measure in _measures_of(metrics) if measure.width]
+    width = sum(measure.width for measure in measures)
+    titles = "".join(f"{measure.title:>{measure.width}}" for measure in measures)
+    parts = "".join(f"   {f'── {part} ':─<{width}}" for part in PARTS)
+    return f"{'':>5}{parts}\n{'epoch':>5}" + f"   {titles}" * len(PARTS)
+
+
+def _plain_line(metrics: Metrics) -> str:
+    measures = [measure for measure in _measures_of(metrics) if measure.width]
+    numbers = (
+        "   " + "".join(f"{measure.show(metrics[part][measure.key]):>{measure.width}}" for measure in measures)
+        for part in PARTS
     )
-    return line + (f"\n{landmarks.floor:.4f} = least smoothed loss" if landmarks.floor else "")
-
-
-def _plain_line(metrics: dict[str, Any]) -> str:
-    values = (metrics[part] for part in PARTS)
-    columns = (f"   {value['loss']:9.4f}{value['bits']:9.4f}{_percent(value['accuracy']):>12}" for value in values)
-    return f"{metrics['epoch']:>5}" + "".join(columns)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
+    return f"{metrics['epoch']:>5}" + "".join(numbers)

@@ -1,9 +1,10 @@
-"""The values a cross-entropy is read against: certainty, the label prior, guessing."""
+"""The values a cross-entropy is read against: certainty, what frequencies alone reach, guessing."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,9 +26,63 @@ class Landmarks:
     label_prior: float
     floor: float
 
+    @property
+    def marks(self) -> tuple[float, ...]:
+        """Those that the ruler shows."""
+        return (self.guessing,)
+
+    def in_words(self) -> str:
+        """All of them, a line or two."""
+        line = (
+            f"{self.guessing:.4f} = ln {self.num_classes}, guessing · "
+            f"{self.label_prior:.4f} = entropy of the label prior"
+        )
+        return line + (f"\n{self.floor:.4f} = least smoothed loss" if self.floor else "")
+
     def to_dict(self) -> dict[str, float]:
         """The landmarks by name, ready for JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class TextLandmarks:
+    """Losses in nats that a language model with V tokens is measured against, on the tokens that validate it.
+
+    Attributes:
+        num_tokens: V.
+        guessing: ln V, the loss of the uniform prediction.
+        unigram: the loss of predicting the frequencies that the tokens have in the training part, one added to each
+            count so that no token is impossible.
+        tokens_per_byte: of the text that validates: what turns nats per token into bits per byte.
+    """
+
+    num_tokens: int
+    guessing: float
+    unigram: float
+    tokens_per_byte: float
+
+    @property
+    def marks(self) -> tuple[float, ...]:
+        """Those that the ruler shows."""
+        return (self.unigram, self.guessing)
+
+    def in_words(self) -> str:
+        """Both, in a line."""
+        return f"{self.unigram:.4f} = unigram, token frequencies · {self.guessing:.4f} = ln {self.num_tokens}, guessing"
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """What predictions that need no model get: loss and bits per byte by name."""
+        losses = {"unigram": self.unigram, "uniform": self.guessing}
+        return {
+            name: {"loss": loss, "bits_per_byte": bits(loss) * self.tokens_per_byte} for name, loss in losses.items()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The landmarks by name, ready for JSON."""
+        shown = {
+            name: {**values, "perplexity": perplexity(values["loss"])} for name, values in self.baselines().items()
+        }
+        return {"num_tokens": self.num_tokens, **shown}
 
 
 def landmarks_of(labels: Tensor, num_classes: int, label_smoothing: float = 0.0) -> Landmarks:

@@ -4,6 +4,7 @@
     metrics.jsonl        one line per epoch, without clock times: two equal runs write equal bytes
     model.safetensors    the weights after the last whole epoch
     checkpoint           everything needed to go on; checkpoint.previous is the one before it
+    others               what the recipe needs besides, such as a tokenizer; written once, before config.json
 
 A new run directory appears whole, by one rename. After that each epoch appends its line, then replaces the model, then
 the checkpoint: a stop anywhere leaves at worst a line and a model that the checkpoint does not cover yet, and opening
@@ -32,6 +33,7 @@ from xent.errors import OptionError, RunError
 from xent.recipes._checkpoint import Checkpoint, newest_checkpoint, sync_directory, write_atomically
 
 RUNS = Path("runs")
+PARTS = ("train", "validation")  # of the data, each with its metrics in every line of metrics.jsonl
 FORMAT = 1  # of a run directory; "xent_run" in its config.json
 CONFIG, METRICS, MODEL, CHECKPOINT, PREVIOUS = (
     "config.json",
@@ -59,8 +61,16 @@ class RunDirectory:
         return f"xent train {self.config['recipe']} --resume {shlex.quote(str(self.path))}"
 
     @classmethod
-    def create(cls, path: Path | None, config: dict[str, Any], first: Checkpoint) -> RunDirectory:
+    def create(
+        cls, path: Path | None, config: dict[str, Any], first: Checkpoint, others: dict[str, bytes] | None = None
+    ) -> RunDirectory:
         """Make a new run directory: at `path`, or the first free runs/RECIPE-1, runs/RECIPE-2, ….
+
+        Args:
+            path: where; None for the first free name.
+            config: content of config.json.
+            first: the checkpoint before the first epoch.
+            others: content of the recipe's own files by name.
 
         Raises:
             OptionError: `path` exists and is no empty directory.
@@ -72,10 +82,11 @@ class RunDirectory:
             f"{place} can't be written", "nothing was left behind; make room, allow writing, or pass another --out"
         ):
             place.parent.mkdir(parents=True, exist_ok=True)
+            beginning = _beginning(config, first, others or {})
             if place.is_dir():
-                _write_beginning(place, config, first)
+                _write_beginning(place, beginning)
                 return cls(place, config, _locked(place))
-            return _appear(cls, place, config, first)
+            return _appear(cls, place, config, beginning)
 
     @classmethod
     def open(cls, path: Path, recipe: str) -> RunDirectory:
@@ -95,8 +106,34 @@ class RunDirectory:
         with _saying(f"{path} can't be locked", "check its rights"):
             return cls(path, config, _locked(path))
 
-    def newest_checkpoint(self) -> Checkpoint:
-        """The checkpoint to go on from; metrics.jsonl is cut to what it covers.
+    def check_data(self, source: str, sha256: str) -> None:
+        """Check that data is what the run began with.
+
+        Args:
+            source: where it came from, in words.
+            sha256: hash of what was read.
+
+        Raises:
+            RunError: it is not.
+        """
+        if sha256 != self.config["data"].get("sha256"):
+            raise RunError(
+                f"{source} is not the data that {self.path} began with (its SHA-256 differs)",
+                "a run keeps its data",
+                "pass --data with the place where that data is now, or start a new run",
+            )
+
+    def read(self, name: str) -> bytes:
+        """The content of one of the recipe's own files.
+
+        Raises:
+            RunError: it can't be read.
+        """
+        with _saying(f"{self.path / name} can't be read", "restore it, or start a new run"):
+            return (self.path / name).read_bytes()
+
+    def newest_checkpoint(self, measures: tuple[str, ...]) -> Checkpoint:
+        """The checkpoint to go on from; metrics.jsonl is cut to what it covers, lines with `measures` of each part.
 
         Raises:
             RunError: the checkpoint or metrics.jsonl is missing or damaged.
@@ -104,7 +141,7 @@ class RunDirectory:
         checkpoint = newest_checkpoint(self.path / CHECKPOINT, self.path / PREVIOUS)
         metrics = self.path / METRICS
         with _saying(f"{metrics} can't be cut to epoch {checkpoint.epoch}", "check the file and its rights"):
-            self._check_metrics(metrics.read_bytes()[: checkpoint.metrics_bytes], checkpoint)
+            self._check_metrics(metrics.read_bytes()[: checkpoint.metrics_bytes], checkpoint, measures)
             if metrics.stat().st_size > checkpoint.metrics_bytes:
                 os.truncate(metrics, checkpoint.metrics_bytes)
         return checkpoint
@@ -166,9 +203,9 @@ class RunDirectory:
         """Let others write the run."""
         os.close(self._lock)
 
-    def _check_metrics(self, covered: bytes, checkpoint: Checkpoint) -> None:
+    def _check_metrics(self, covered: bytes, checkpoint: Checkpoint, measures: tuple[str, ...]) -> None:
         try:
-            epochs = [_epoch_of(json.loads(line)) for line in covered.splitlines()]
+            epochs = [_epoch_of(json.loads(line), measures) for line in covered.splitlines()]
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             epochs = None
         if len(covered) != checkpoint.metrics_bytes or epochs != list(range(1, checkpoint.epoch + 1)):
@@ -184,10 +221,10 @@ class RunDirectory:
             yield
 
 
-def _epoch_of(record: dict[str, Any]) -> int:
+def _epoch_of(record: dict[str, Any], measures: tuple[str, ...]) -> int:
     """The epoch of a line of metrics.jsonl that has all that is shown of it, in finite numbers."""
-    for name in ("loss", "bits", "accuracy", *record["train"]):
-        if not all(math.isfinite(record[part][name]) for part in ("train", "validation")):
+    for name in (*measures, *record["train"]):
+        if not all(math.isfinite(record[part][name]) for part in PARTS):
             raise ValueError(name)
     return record["epoch"]
 
@@ -215,11 +252,11 @@ def _free_names(recipe: str) -> Iterator[Path]:
     return (place for number in count(1) if not (place := RUNS / f"{recipe}-{number}").exists())
 
 
-def _appear(cls: type[RunDirectory], place: Path, config: dict[str, Any], first: Checkpoint) -> RunDirectory:
+def _appear(cls: type[RunDirectory], place: Path, config: dict[str, Any], beginning: dict[str, bytes]) -> RunDirectory:
     staging = place.parent / f".{place.name}.{os.getpid()}.tmp"
     staging.mkdir()
     try:
-        _write_beginning(staging, config, first)
+        _write_beginning(staging, beginning)
         lock = _locked(staging)  # holds the directory itself, whatever its name
         staging.rename(place)
     except BaseException:
@@ -229,13 +266,17 @@ def _appear(cls: type[RunDirectory], place: Path, config: dict[str, Any], first:
     return cls(place, config, lock)
 
 
-def _write_beginning(place: Path, config: dict[str, Any], first: Checkpoint) -> None:
+def _beginning(config: dict[str, Any], first: Checkpoint, others: dict[str, bytes]) -> dict[str, bytes]:
+    # config.json last: its presence makes the directory a run.
+    return {**others, CHECKPOINT: first.to_bytes(), METRICS: b"", CONFIG: _as_json(config)}
+
+
+def _write_beginning(place: Path, beginning: dict[str, bytes]) -> None:
     try:
-        write_atomically(place / CHECKPOINT, first.to_bytes())
-        write_atomically(place / METRICS, b"")
-        write_atomically(place / CONFIG, _as_json(config))  # last: its presence makes the directory a run
+        for name, content in beginning.items():
+            write_atomically(place / name, content)
     except BaseException:
-        for name in (CHECKPOINT, METRICS, CONFIG):
+        for name in beginning:
             (place / name).unlink(missing_ok=True)
         raise
 

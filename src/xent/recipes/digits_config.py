@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import reprlib
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from xent.errors import OptionError
+from xent.recipes._run_options import RunOptions, check_count, check_one_of, check_seed, check_type
 
 Optimizer = Literal["sgd", "adam"]
 
@@ -23,7 +21,7 @@ _LARGEST = {
 
 
 @dataclass(frozen=True)
-class DigitsConfig:
+class DigitsConfig(RunOptions):
     """Options of one digits run; checked when built.
 
     Attributes:
@@ -50,22 +48,17 @@ class DigitsConfig:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_type("data", self.data, "a path", (str, Path, type(None)))
-        if self.optimizer not in get_args(Optimizer):
-            raise OptionError(
-                f"optimizer is {reprlib.repr(self.optimizer)}", "it must be sgd or adam", "pass one of the two"
-            )
+        check_type("data", self.data, "a path", (str, Path, type(None)))
+        check_one_of("optimizer", self.optimizer, get_args(Optimizer))
         for name, largest in _LARGEST.items():
-            _check_count(name, getattr(self, name), largest)
-        _check_type("seed", self.seed, "a whole number", int)
-        if not 0 <= self.seed < 2**63:
-            raise OptionError(f"seed is {self.seed}", "it must lie in [0, 2^63)", "pass another, such as 0")
-        _check_type("label_smoothing", self.label_smoothing, "a number", (int, float))
+            check_count(name, getattr(self, name), largest)
+        check_seed(self.seed)
+        check_type("label_smoothing", self.label_smoothing, "a number", (int, float))
         if not 0 <= self.label_smoothing < 1:
             raise OptionError(
                 f"label_smoothing is {self.label_smoothing}", "it must lie in [0, 1)", "pass a share such as 0.1"
             )
-        _check_type("lr", self.learning_rate, "a number", (int, float))
+        check_type("lr", self.learning_rate, "a number", (int, float))
         if not 0 < self.learning_rate <= sys.float_info.max:
             raise OptionError(
                 f"lr is {self.lr}",
@@ -82,19 +75,3 @@ class DigitsConfig:
         """Every option with the value in use, ready for JSON."""
         data = None if self.data is None else str(self.data)
         return {**asdict(self), "data": data, "lr": self.learning_rate}
-
-    def fingerprint(self, data_sha256: str) -> str:
-        """Hash of all that decides the weights after a given epoch: every option but where to stop, and the data."""
-        deciding = {name: value for name, value in self.to_dict().items() if name not in ("epochs", "data")}
-        return hashlib.sha256(json.dumps([deciding, data_sha256], sort_keys=True).encode()).hexdigest()
-
-
-def _check_type(name: str, value: object, need: str, types: type | tuple[type, ...]) -> None:
-    if not isinstance(value, types) or isinstance(value, bool):  # a bool is an int to Python
-        raise OptionError(f"{name} is {reprlib.repr(value)}", f"it must be {need}", "pass one")
-
-
-def _check_count(name: str, value: int, largest: int) -> None:
-    _check_type(name, value, "a whole number", int)
-    if not 1 <= value <= largest:
-        raise OptionError(f"{name} is {value}", f"it must lie in [1, {largest:,}]", "pass a count in that range")
