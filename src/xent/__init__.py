@@ -22,6 +22,7 @@ _HOME_OF = {
     "accelerate": "xent.functional",
     "RowStats": "xent.functional",
     "LossTerms": "xent.terms",
+    "SparseTarget": "xent.sparse_target",
     "backend": "xent.ops",
     "choices": "xent.ops",
     "XentError": "xent.errors",
@@ -31,6 +32,7 @@ _SUBMODULES = ("errors", "functional", "nn", "ops")
 __all__ = [
     "LossTerms",
     "RowStats",
+    "SparseTarget",
     "XentError",
     "__version__",
     "accelerate",
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
         token_logprobs,
     )
     from xent.ops import backend, choices
+    from xent.sparse_target import SparseTarget
     from xent.terms import LossTerms
 
 

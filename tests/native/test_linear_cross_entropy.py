@@ -37,7 +37,7 @@ def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     return request.param
 
 
-def results(backend: str, soft: bool, weighted: bool, use: str, **options: Any) -> list[Tensor]:
+def results(backend: str, kind: str, weighted: bool, use: str, **options: Any) -> list[Tensor]:
     """Values and gradients of one problem, float64 inputs, weights drawn alike for every backend."""
     draw = torch.Generator().manual_seed(1)
     shapes = {"input": (ROWS, FEATURES), "linear_weight": (CLASSES, FEATURES), "linear_bias": (CLASSES,)}
@@ -46,8 +46,12 @@ def results(backend: str, soft: bool, weighted: bool, use: str, **options: Any) 
     }
     target = torch.randint(0, CLASSES, (ROWS,), generator=draw)
     target[::5] = -100
-    if soft:
+    if kind == "soft":
         target = torch.rand(ROWS, CLASSES, generator=draw, dtype=torch.float64).softmax(1)
+    if kind == "sparse":  # classes that occur twice, padding, and rows of nothing else
+        indices = torch.randint(0, CLASSES, (ROWS, 5), generator=draw)
+        indices[:, 3], indices[::3, 4], indices[::7] = indices[:, 0], -100, -100
+        target = xent.SparseTarget(indices, torch.rand(ROWS, 5, generator=draw, dtype=torch.float64))
     if weighted:
         options["weight"] = torch.rand(CLASSES, generator=draw, dtype=torch.float64)
         options["row_weight"] = torch.randn(ROWS, generator=draw, dtype=torch.float64)
@@ -65,12 +69,12 @@ def results(backend: str, soft: bool, weighted: bool, use: str, **options: Any) 
 
 
 @pytest.mark.parametrize("cut", CUTS, indirect=True)
-@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("kind", ["hard", "soft", "sparse"])
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
 @pytest.mark.parametrize("use", ["mean", "sum", "none", "stats"])
-def test_every_cut_gives_the_reference(cut: str, soft: bool, weighted: bool, use: str) -> None:
+def test_every_cut_gives_the_reference(cut: str, kind: str, weighted: bool, use: str) -> None:
     for options in SETTINGS:
-        got, want = (results(backend, soft, weighted, use, **options) for backend in ("native", "reference"))
+        got, want = (results(backend, kind, weighted, use, **options) for backend in ("native", "reference"))
         assert len(got) == len(want)
         for one, other in zip(got, want, strict=True):
             # float64 sums of 301 terms in another order, over values up to about 20
@@ -155,13 +159,17 @@ def seen_by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("seen_by_kernels")
-@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-def test_no_table_of_logits_is_ever_made(soft: bool) -> None:
+@pytest.mark.parametrize("kind", ["hard", "soft", "sparse"])
+def test_no_table_of_logits_is_ever_made(kind: str) -> None:
     """Any tensor of rows × classes would be larger than all that is made for any option."""
     rows, features, classes = 64, 4, 4096
     target = torch.randint(0, classes, (rows,))
-    if soft:  # the caller's own table, expanded from one row
+    if kind == "soft":  # the caller's own table, expanded from one row
         target = torch.full((1, classes), 1 / classes).expand(rows, classes)
+    if kind == "sparse":
+        target = xent.SparseTarget(
+            torch.randint(0, classes, (rows, 8)), torch.rand(rows, 8).softmax(1).requires_grad_()
+        )
     for options in SETTINGS:
         hidden, head = torch.randn(rows, features), torch.randn(classes, features)
         with Products() as products:
@@ -177,14 +185,16 @@ def test_no_table_of_logits_is_ever_made(soft: bool) -> None:
 def test_what_is_not_asked_for_costs_no_product() -> None:
     hidden, head = torch.randn(8, 4), torch.randn(16, 4)
     target = torch.tensor([1, 2, 3, 4, -100, -100, -100, -100])
-    for needs, count in (((False, False), 1), ((True, False), 2), ((False, True), 2), ((True, True), 3)):
-        with Products() as products:
-            loss = xent.linear_cross_entropy(
-                hidden.clone().requires_grad_(needs[0]), head.clone().requires_grad_(needs[1]), target
-            )
-            if any(needs):
-                loss.backward()
-        assert products.count == count, needs
+    sparse = xent.SparseTarget(torch.stack([target, target.flip(0)], 1), torch.full((8, 2), 0.5))
+    for given in (target, sparse):
+        for needs, count in (((False, False), 1), ((True, False), 2), ((False, True), 2), ((True, True), 3)):
+            with Products() as products:
+                loss = xent.linear_cross_entropy(
+                    hidden.clone().requires_grad_(needs[0]), head.clone().requires_grad_(needs[1]), given
+                )
+                if any(needs):
+                    loss.backward()
+            assert products.count == count, needs
 
 
 def test_plans_keep_to_their_memory() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from xent.errors import BackendError, DtypeError, OptionError
+from xent.sparse_target import SparseTarget
 from xent.terms import LossOptions
 
 BACKENDS = ("native", "triton", "reference")  # an automatic choice takes the first that can
@@ -121,7 +122,12 @@ def backend(name: str) -> Iterator[None]:
         _request.name = before
 
 
-def choices(input: Tensor | None = None, *tensors: Tensor, operation: str = "cross_entropy", **terms: object) -> Choice:
+def choices(
+    input: Tensor | None = None,
+    *tensors: Tensor | SparseTarget,
+    operation: str = "cross_entropy",
+    **terms: object,
+) -> Choice:
     """Which backend would run `operation` on `input`, and why each other one would not.
 
     Args:
@@ -155,7 +161,7 @@ def choices(input: Tensor | None = None, *tensors: Tensor, operation: str = "cro
         )
     if operation == "cross_entropy" and _is_tiny(input, tensors, terms):
         return Choice(operation, "torch", dict.fromkeys(BACKENDS, _TOO_SMALL))
-    others = tuple(other for other in (*tensors, *terms.values()) if isinstance(other, Tensor))
+    others = tuple(_tensors_in((*tensors, *terms.values())))
     asked, chosen = _request.name, _name(operation, input, *others)
     preferred = f"{chosen} comes first" if asked == "auto" else f"{chosen} was asked for by name"
     rejected = {
@@ -165,7 +171,15 @@ def choices(input: Tensor | None = None, *tensors: Tensor, operation: str = "cro
     return Choice(operation, chosen, rejected, asked, note)
 
 
-def _is_tiny(input: Tensor, tensors: tuple[Tensor, ...], terms: dict[str, object]) -> bool:
+def _tensors_in(arguments: Iterable[object]) -> Iterator[Tensor]:
+    for argument in arguments:
+        if isinstance(argument, SparseTarget):
+            yield from argument
+        elif isinstance(argument, Tensor):
+            yield argument
+
+
+def _is_tiny(input: Tensor, tensors: tuple[Tensor | SparseTarget, ...], terms: dict[str, object]) -> bool:
     """Whether `functional.cross_entropy` hands the call to torch's own kernel in its first lines."""
     given = {name for name, value in terms.items() if value is not None} - {"target", "ignore_index", "reduction"}
     return (
@@ -175,7 +189,7 @@ def _is_tiny(input: Tensor, tensors: tuple[Tensor, ...], terms: dict[str, object
         and input.is_cpu
         and input.dtype in (torch.float32, torch.float64)
         and input.numel() <= TINY
-        and not (tensors and tensors[0].is_floating_point())
+        and not any(tensor.is_floating_point() for tensor in _tensors_in((*tensors[:1], terms.get("target"))))
     )
 
 

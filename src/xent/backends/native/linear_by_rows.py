@@ -10,6 +10,7 @@ from torch import Tensor
 from xent.backends.native import cross_entropy as kernel
 from xent.backends.native.linear_plan import Plan
 from xent.backends.native.linear_rows import CountedRows
+from xent.backends.native.linear_term_gradients import TermGradients, with_terms
 from xent.backends.native.linear_values import Gradients, Needs, Upstream, Values, accumulator_dtype, empty_values
 from xent.backends.native.machine import fresh
 from xent.problem import Rows
@@ -25,12 +26,15 @@ def forward(rows: CountedRows, plan: Plan, with_stats: bool) -> Values:
 
 def gradients(rows: CountedRows, plan: Plan, values: Values, upstream: Upstream, needs: Needs) -> Gradients:
     """Gradients from the values of an earlier pass."""
-    sums = _Sums(rows, plan, needs)
+    sums, terms = _Sums(rows, plan, needs), TermGradients(rows, values, upstream, needs)
     for start, stop, hidden, chunk in _chunks(rows, plan):
+        terms.add(start, stop, 0, chunk.logits)
+        if not needs.logits:
+            continue
         where = rows.losses_between(start, stop)
         named = {name: value[where] for name, value in values.named().items()}
         sums.add(start, stop, hidden, _in_place(chunk, named, upstream.between(where)))
-    return sums.finished()
+    return with_terms(sums.finished(), terms)
 
 
 def loss_and_gradients(rows: CountedRows, plan: Plan, upstream: Upstream, needs: Needs) -> tuple[Values, Gradients]:

@@ -47,7 +47,7 @@ def loss_and_gradients(problem: HeadRows, upstream: Upstream, needs: Needs) -> t
 
 def _plan_of(rows: CountedRows, needs: Needs | None) -> Plan:
     """One plan for a problem, whatever gradients are asked for: the last bits of a value depend on the cut."""
-    weight = rows.problem.weight
+    problem, weight = rows.problem, rows.problem.weight
     size = Size(
         rows=len(rows),
         features=weight.shape[1],
@@ -55,12 +55,13 @@ def _plan_of(rows: CountedRows, needs: Needs | None) -> Plan:
         item=weight.element_size(),
         half=weight.dtype in HALF,
         weight_gradient=True,
-        sliced=not rows.problem.extra_shape,
+        sliced=not problem.extra_shape,
         gathered=rows.kept is not None,
+        entries=1 if problem.probabilities is None else problem.probabilities.shape[-1],
     )
     try:
-        return plan(size, rows.problem.max_memory, with_gradient=True)
+        return plan(size, problem.max_memory, with_gradient=True)
     except BackendError:
         if needs is not None and needs.weight:
             raise
-        return plan(size, rows.problem.max_memory, with_gradient=False)  # there is no gradient to make room for
+        return plan(size, problem.max_memory, with_gradient=False)  # there is no gradient to make room for

@@ -21,6 +21,7 @@ DEFAULT_BYTES = 64 * MIB  # of extra memory, or a tenth of inputs and gradients 
 _SECONDS_PER_FLOP = 1 / 330e9
 _SECONDS_PER_BYTE = 1 / 12e9
 ROW_BLOCK = 1024  # rows of the hidden gradient that a half product makes at a time
+_ENTRY_BYTES = 128  # of an entry of a sparse target, in float64, while its class is sought
 _ROWS_FOR_HALF_SPEED = 12  # a product with so few rows (or columns) runs at half its speed
 
 
@@ -37,6 +38,7 @@ class Size:
         weight_gradient: whether the weight needs its gradient.
         sliced: whether classes can be cut (not for K-dimensional logits).
         gathered: whether hidden states are copied together, because rows in between are ignored.
+        entries: classes that each target names: k of a sparse one.
     """
 
     rows: int
@@ -47,6 +49,7 @@ class Size:
     weight_gradient: bool
     sliced: bool
     gathered: bool = False
+    entries: int = 1
 
     @property
     def product_seconds(self) -> float:
@@ -102,7 +105,7 @@ def plan(size: Size, max_memory: int | None, *, with_gradient: bool) -> Plan:
 
 
 def _row_bytes(size: Size) -> int:
-    return (size.classes + size.features) * size.item + 64  # 64: statistics of a row
+    return (size.classes + size.features) * size.item + _ENTRY_BYTES * (size.entries - 1) + 64  # 64: statistics
 
 
 def _by_rows(size: Size, bound: int, with_gradient: bool) -> Plan | None:
@@ -128,6 +131,7 @@ def _by_classes(size: Size, bound: int, with_gradient: bool) -> Plan | None:
     if not size.sliced or size.rows == 0:
         return None
     fixed = size.rows * (size.features * size.item * size.gathered + 128)  # 128: statistics of a row, in float64
+    fixed += size.rows * _ENTRY_BYTES * (size.entries - 1)
     if with_gradient and size.half:  # the float32 sum of the hidden gradient, and a product to be added to it
         fixed += size.features * (4 * size.rows + size.item * min(size.rows, ROW_BLOCK))
     column = size.rows * size.item

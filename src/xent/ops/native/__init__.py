@@ -22,6 +22,7 @@ from xent.ops.native import (
     nll_loss,
 )
 from xent.ops.native.again import is_wrapped
+from xent.sparse_target import SparseTarget
 
 __all__ = [
     "binary_cross_entropy",
@@ -61,14 +62,16 @@ def refusal(operation: str, input: Tensor, *others: Tensor | None) -> str | None
     return None
 
 
-def note(operation: str, tensors: tuple[Tensor, ...], terms: dict[str, object]) -> str:
+def note(operation: str, tensors: tuple[Tensor | SparseTarget, ...], terms: dict[str, object]) -> str:
     """How a linear + cross-entropy would be cut, if its linear weight is known."""
-    if operation != "linear_cross_entropy" or len(tensors) < 2 or tensors[1].ndim < 2:
+    given = [tensor for tensor in tensors[:2] if isinstance(tensor, Tensor)]
+    if operation != "linear_cross_entropy" or len(given) < 2 or given[1].ndim < 2:
         return ""
-    if tensors[0].shape[-1:] != tensors[1].shape[-1:]:
+    hidden, weight = given
+    if hidden.shape[-1:] != weight.shape[-1:]:
         return ""
     bound = terms.get("max_memory")
-    return str(linear_cross_entropy.plan_of_shapes(tensors[0], tensors[1], bound if isinstance(bound, int) else None))
+    return str(linear_cross_entropy.plan_of_shapes(hidden, weight, bound if isinstance(bound, int) else None))
 
 
 def _reason_against(tensor: Tensor) -> str | None:
