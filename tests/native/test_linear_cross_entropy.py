@@ -37,8 +37,8 @@ def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     return request.param
 
 
-def results(backend: str, kind: str, weighted: bool, use: str, **options: Any) -> list[Tensor]:
-    """Values and gradients of one problem, float64 inputs, weights drawn alike for every backend."""
+def results(backend: str, kind: str, weights: str, use: str, **options: Any) -> list[Tensor]:
+    """Values and gradients of one problem, float64 inputs, weights drawn alike for every backend; learned ones too."""
     draw = torch.Generator().manual_seed(1)
     shapes = {"input": (ROWS, FEATURES), "linear_weight": (CLASSES, FEATURES), "linear_bias": (CLASSES,)}
     leaves = {
@@ -52,9 +52,15 @@ def results(backend: str, kind: str, weighted: bool, use: str, **options: Any) -
         indices = torch.randint(0, CLASSES, (ROWS, 5), generator=draw)
         indices[:, 3], indices[::3, 4], indices[::7] = indices[:, 0], -100, -100
         target = xent.SparseTarget(indices, torch.rand(ROWS, 5, generator=draw, dtype=torch.float64))
-    if weighted:
+    learned = []
+    if weights:
         options["weight"] = torch.rand(CLASSES, generator=draw, dtype=torch.float64)
         options["row_weight"] = torch.randn(ROWS, generator=draw, dtype=torch.float64)
+    if weights == "learned":
+        learned = [options["weight"], options["row_weight"]]
+        learned += {"hard": [], "soft": [target], "sparse": [target[1]]}[kind]
+        for tensor in learned:
+            tensor.requires_grad_()
     with xent.backend(backend):
         if use == "stats":
             loss, rows = xent.linear_cross_entropy(**leaves, target=target, stats=True, **options)
@@ -65,16 +71,17 @@ def results(backend: str, kind: str, weighted: bool, use: str, **options: Any) -
             loss = xent.linear_cross_entropy(**leaves, target=target, reduction=use, **options)
             loss.backward(torch.linspace(1, 2, loss.numel(), dtype=torch.float64).view(loss.shape) * 2.5)
             values = [loss]
-    return values + [leaf.grad for leaf in leaves.values() if leaf.grad is not None]
+    used = (*leaves.values(), *learned)  # the reference gives none to probabilities that smoothing 1 leaves unread
+    return values + [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in used]
 
 
 @pytest.mark.parametrize("cut", CUTS, indirect=True)
 @pytest.mark.parametrize("kind", ["hard", "soft", "sparse"])
-@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("weights", ["", "weighted", "learned"])
 @pytest.mark.parametrize("use", ["mean", "sum", "none", "stats"])
-def test_every_cut_gives_the_reference(cut: str, kind: str, weighted: bool, use: str) -> None:
+def test_every_cut_gives_the_reference(cut: str, kind: str, weights: str, use: str) -> None:
     for options in SETTINGS:
-        got, want = (results(backend, kind, weighted, use, **options) for backend in ("native", "reference"))
+        got, want = (results(backend, kind, weights, use, **options) for backend in ("native", "reference"))
         assert len(got) == len(want)
         for one, other in zip(got, want, strict=True):
             # float64 sums of 301 terms in another order, over values up to about 20
@@ -139,14 +146,17 @@ class Products(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.count, self.largest = 0, 0
+        self.count, self.largest, self.made = 0, 0, set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self.count += func.overloadpacket.__name__ in ("mm", "addmm", "addmm_")
         for tensor in torch.utils._pytree.tree_leaves(result):
             if isinstance(tensor, Tensor):
-                self.largest = max(self.largest, tensor.untyped_storage().nbytes() // tensor.element_size())
+                storage = tensor.untyped_storage()
+                entries = storage.nbytes() // tensor.element_size()
+                self.made.add((storage.data_ptr(), entries))
+                self.largest = max(self.largest, entries)
         return result
 
 
@@ -160,25 +170,70 @@ def seen_by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("seen_by_kernels")
 @pytest.mark.parametrize("kind", ["hard", "soft", "sparse"])
-def test_no_table_of_logits_is_ever_made(kind: str) -> None:
+@pytest.mark.parametrize("learned", [False, True], ids=["", "learned"])
+def test_no_table_of_logits_is_ever_made(kind: str, learned: bool) -> None:
     """Any tensor of rows × classes would be larger than all that is made for any option."""
     rows, features, classes = 64, 4, 4096
     target = torch.randint(0, classes, (rows,))
     if kind == "soft":  # the caller's own table, expanded from one row
         target = torch.full((1, classes), 1 / classes).expand(rows, classes)
     if kind == "sparse":
-        target = xent.SparseTarget(
-            torch.randint(0, classes, (rows, 8)), torch.rand(rows, 8).softmax(1).requires_grad_()
-        )
+        shares = torch.rand(rows, 8).softmax(1).requires_grad_(learned)
+        target = xent.SparseTarget(torch.randint(0, classes, (rows, 8)), shares)
+    weights = {name: torch.rand(n, requires_grad=True) for name, n in (("weight", classes), ("row_weight", rows))}
     for options in SETTINGS:
         hidden, head = torch.randn(rows, features), torch.randn(classes, features)
         with Products() as products:
             loss = xent.linear_cross_entropy(
-                hidden.requires_grad_(), head.requires_grad_(), target, max_memory=300_000, **options
+                hidden.requires_grad_(),
+                head.requires_grad_(),
+                target,
+                max_memory=300_000,
+                **options,
+                **(weights if learned else {}),
             )
             loss.backward()
         assert products.largest < rows * classes
         assert products.count >= 3
+
+
+@pytest.mark.usefixtures("seen_by_kernels")
+def test_the_gradient_of_a_dense_target_is_the_only_table() -> None:
+    rows, features, classes = 64, 4, 4096
+    hidden, head = torch.randn(rows, features), torch.randn(classes, features)
+    target = torch.full((rows, classes), 1 / classes, requires_grad=True)
+    with Products() as products:
+        loss = xent.linear_cross_entropy(hidden, head, target, max_memory=300_000, label_smoothing=0.1)
+        loss.backward()
+    tables = {place for place, entries in products.made if entries >= rows * classes}
+    assert tables == {target.untyped_storage().data_ptr(), target.grad.untyped_storage().data_ptr()}
+    wanted = (hidden @ head.T).log_softmax(1) * -(0.9 / rows)
+    torch.testing.assert_close(target.grad, wanted)
+
+
+@pytest.mark.parametrize("cut", CUTS, indirect=True)
+def test_masked_classes_and_learned_weights(cut: str) -> None:
+    """A class that is masked and of target probability 0 gives its weight nothing; an ignored row gives nothing."""
+    bias = torch.zeros(CLASSES)
+    bias[:70] = -torch.inf
+    hidden, head = torch.randn(4, FEATURES), torch.randn(CLASSES, FEATURES)
+    hidden[3] = torch.inf
+    sparse = xent.SparseTarget(torch.tensor([[80, 3], [300, 100], [75, 75], [-100, -100]]), torch.eye(4)[:, [0, 1]])
+    for target in (sparse, torch.tensor([80, 300, 75, -100])):
+        found = []
+        for backend in ("native", "reference"):
+            weight = torch.ones(CLASSES, requires_grad=True)
+            options = {"linear_bias": bias, "weight": weight, "reduction": "none", "z_loss": 0.1}
+            with xent.backend(backend):
+                if backend == "native":
+                    rows = xent.linear_cross_entropy(hidden, head, target, **options)
+                else:  # without the ignored row, whose infinities it would multiply by 0
+                    kept = xent.SparseTarget(*(part[:3] for part in target)) if target is sparse else target[:3]
+                    rows = xent.linear_cross_entropy(hidden[:3], head, kept, **options)
+            rows.sum().backward()
+            found.append((rows.detach()[:3], weight.grad))
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other)
 
 
 @pytest.mark.usefixtures("seen_by_kernels")

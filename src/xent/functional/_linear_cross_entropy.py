@@ -103,7 +103,8 @@ def linear_cross_entropy(
     Cost:
         On the native backend three products (four where memory is short) and no more than `max_memory`; on the
         reference backend N·C logits and what `cross_entropy` makes of them. Ignored rows cost no product on native.
-        Gradients of probability targets and of weights, and second derivatives, hold the logits on every backend.
+        Gradients of targets and class weights are filled from the same chunks, at a fourth product. Second derivatives
+        hold the logits on every backend.
 
     Raises:
         ShapeError, DtypeError, DeviceError, OptionError, TargetRangeError: as `cross_entropy`, before any work.
