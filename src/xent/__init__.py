@@ -21,6 +21,7 @@ _HOME_OF = {
     "token_logprobs": "xent.functional",
     "accelerate": "xent.functional",
     "RowStats": "xent.functional",
+    "TokenLogprobs": "xent.functional",
     "LossTerms": "xent.terms",
     "SparseTarget": "xent.sparse_target",
     "backend": "xent.ops",
@@ -33,6 +34,7 @@ __all__ = [
     "LossTerms",
     "RowStats",
     "SparseTarget",
+    "TokenLogprobs",
     "XentError",
     "__version__",
     "accelerate",
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from xent.errors import XentError
     from xent.functional import (
         RowStats,
+        TokenLogprobs,
         accelerate,
         binary_cross_entropy,
         binary_cross_entropy_with_logits,

@@ -198,6 +198,39 @@ def test_no_table_of_logits_is_ever_made(kind: str, learned: bool) -> None:
 
 
 @pytest.mark.usefixtures("seen_by_kernels")
+def test_no_table_of_logits_is_made_for_the_best_classes() -> None:
+    rows, features, classes = 64, 4, 4096
+    hidden, head = torch.randn(rows, features, requires_grad=True), torch.randn(classes, features, requires_grad=True)
+    cuts = {"rows": Plan("rows", 8, 0, 0, 0.0), "classes": Plan("classes", 256, 0, 0, 0.0)}
+    for cut in cuts.values():
+        with Products() as products, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kernel, "plan", lambda size, bound, *, with_gradient, cut=cut: cut)
+            target = torch.randint(0, classes, (rows,))
+            scores = xent.token_logprobs(hidden, target, linear_weight=head, entropy=True, top=5)
+            (scores.logprob.sum() + scores.entropy.sum() + scores.top_logprobs.sum()).backward()
+        assert products.largest < rows * classes
+
+
+@pytest.mark.parametrize("cut", CUTS, indirect=True)
+def test_the_best_classes_are_those_of_the_reference(cut: str) -> None:
+    """Small integers, exact in every order of the sums: most places are ties, over tiles and within them."""
+    hidden = torch.randint(-1, 2, (ROWS, FEATURES)).float().requires_grad_()
+    head = torch.randint(-1, 2, (CLASSES, FEATURES)).float().requires_grad_()
+    target = torch.arange(ROWS)
+    target[::4] = -100
+    for top in (1, 9, 80, CLASSES):
+        found = []
+        for backend in ("native", "reference"):
+            with xent.backend(backend):
+                scores = xent.token_logprobs(hidden, target, linear_weight=head, entropy=True, top=top)
+            sums = scores.logprob.sum() + scores.entropy.square().sum() + scores.top_logprobs.cumsum(-1).mean()
+            found.append([*scores, *torch.autograd.grad(sums, (hidden, head))])
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other)
+    assert torch.equal(found[0][2], found[1][2])
+
+
+@pytest.mark.usefixtures("seen_by_kernels")
 def test_the_gradient_of_a_dense_target_is_the_only_table() -> None:
     rows, features, classes = 64, 4, 4096
     hidden, head = torch.randn(rows, features), torch.randn(classes, features)

@@ -39,6 +39,9 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "binary_cross_entropy_with_logits": lambda x: xent.binary_cross_entropy_with_logits(x, SOFT),
     "logsumexp": lambda x: xent.logsumexp(x, (0, 1)),
     "token_logprobs": lambda x: xent.token_logprobs(x, TARGET).sum(),
+    "token_logprobs-top": lambda x: (lambda s: s.top_logprobs.sum() + s.entropy.sum())(
+        xent.token_logprobs(x, TARGET, entropy=True, top=2)
+    ),
     "module": lambda x: MODULE(x, TARGET),
 }
 

@@ -32,9 +32,9 @@ OPERATIONS = (
 TINY = 1 << 18
 _TOO_SMALL = f"at most {TINY} logits with plain options cost less in torch's own kernel than the way to another"
 _OPTIONS = set(LossOptions.__annotations__) | {
-    "target", "weight", "linear_weight", "linear_bias", "pos_weight", "max_memory", "stats", "keepdim", "dtype"
+    "target", "weight", "linear_weight", "linear_bias", "pos_weight", "max_memory", "stats", "keepdim", "dtype",
+    "entropy", "top"
 }  # fmt: skip
-_FILE_OF = {"token_logprobs": "cross_entropy"}  # where the file has another name than the operation
 _HOME_OF = {"native": "xent.ops.native"}  # the kernels of this column know nothing of autograd; that file adds it
 _COLUMNS: dict[str, ModuleType] = {
     name: import_module(_HOME_OF.get(name, f"xent.backends.{name}"))
@@ -195,7 +195,7 @@ def _is_tiny(input: Tensor, tensors: tuple[Tensor | SparseTarget, ...], terms: d
 
 def column(operation: str, input: Tensor, *others: Tensor | None) -> ModuleType:
     """The file of `operation` in the backend that runs it on `input` and the other tensors of the call."""
-    return getattr(_COLUMNS[_name(operation, input, *others)], _FILE_OF.get(operation, operation))
+    return getattr(_COLUMNS[_name(operation, input, *others)], operation)
 
 
 def _name(operation: str, input: Tensor, *others: Tensor | None) -> str:

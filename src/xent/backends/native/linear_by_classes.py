@@ -23,6 +23,7 @@ from xent.backends.native.linear_term_gradients import TermGradients, with_terms
 from xent.backends.native.linear_tile import Tile, TileTerms
 from xent.backends.native.linear_values import Gradients, Needs, Upstream, Values, accumulator_dtype, empty_values
 from xent.backends.native.machine import fresh
+from xent.backends.native.top_classes import better
 
 
 @dataclass(eq=False)
@@ -36,12 +37,13 @@ class _Merged:
     entropy: Tensor  # Σ_c p_c (lse − z_c)
     best: Tensor  # largest logit
     prediction: Tensor
+    top: tuple[Tensor, Tensor] | None = None  # z and indices of the best classes, (M, k)
 
 
-def forward(rows: CountedRows, plan: Plan, with_stats: bool) -> Values:
-    """Values of every row."""
+def forward(rows: CountedRows, plan: Plan, with_stats: bool, top: int = 0) -> Values:
+    """Values of every row, and its `top` most likely classes."""
     tiles = _Tiles(rows, plan, keep=0)
-    return _values(tiles, _merged(rows, tiles, with_stats), with_stats)
+    return _values(tiles, _merged(rows, tiles, with_stats, top), with_stats)
 
 
 def gradients(rows: CountedRows, plan: Plan, values: Values, upstream: Upstream, needs: Needs) -> Gradients:
@@ -103,13 +105,16 @@ class _Tiles:
         return Tile(start, logits, buffer, self.terms)
 
 
-def _merged(rows: CountedRows, tiles: _Tiles, with_stats: bool) -> _Merged:
+def _merged(rows: CountedRows, tiles: _Tiles, with_stats: bool, top: int = 0) -> _Merged:
     def column(value: float) -> Tensor:
         return torch.full((len(rows),), value, dtype=torch.float64)
 
     merged = _Merged(column(-torch.inf), None, column(0), column(0), column(0), column(-torch.inf), column(-1).long())
     for tile in tiles.for_values():
         _merge(merged, tile, with_stats)
+        if top:
+            found = tile.top(min(top, tile.logits.shape[1]))
+            merged.top = found if merged.top is None else better(merged.top, found, top)
     return merged
 
 
@@ -140,7 +145,8 @@ def _share(part: Tensor, whole: Tensor) -> Tensor:
 def _values(tiles: _Tiles, merged: _Merged, with_stats: bool) -> Values:
     """The definition of the loss, in float64, from the merged state."""
     rows, entries = tiles.rows, tiles.terms.entries
-    terms, values = rows.problem.terms, empty_values(rows, with_stats=with_stats)
+    top = 0 if merged.top is None else merged.top[1].shape[1]
+    terms, values = rows.problem.terms, empty_values(rows, with_stats=with_stats, top=top)
     where = rows.losses_between(0, len(rows))
     weight = row_weights(rows.problem).reshape(-1)[where].double()
     loss = merged.spread + merged.mass * merged.lse.nan_to_num(neginf=-torch.inf, posinf=torch.inf)
@@ -157,6 +163,8 @@ def _values(tiles: _Tiles, merged: _Merged, with_stats: bool) -> Values:
     if values.entropy is not None and values.prediction is not None:
         values.entropy[where] = merged.entropy.to(values.entropy.dtype)
         values.prediction[where] = merged.prediction
+    if merged.top is not None and values.top_logit is not None and values.top_index is not None:
+        values.top_logit[where], values.top_index[where] = merged.top
     return values
 
 

@@ -24,11 +24,11 @@ def plan_of(problem: HeadRows, needs: Needs | None) -> Plan:
     return _plan_of(counted_rows(problem), needs)
 
 
-def forward(problem: HeadRows, *, with_stats: bool) -> Values:
-    """Values of every row: one product."""
+def forward(problem: HeadRows, *, with_stats: bool, top: int = 0) -> Values:
+    """Values of every row, and its `top` most likely classes: one product."""
     rows = counted_rows(problem)
-    cut = _plan_of(rows, None)
-    return _WAYS[cut.by].forward(rows, cut, with_stats)
+    cut = _plan_of(rows, None, top)
+    return _WAYS[cut.by].forward(rows, cut, with_stats, top)
 
 
 def gradients(problem: HeadRows, values: Values, upstream: Upstream, needs: Needs) -> Gradients:
@@ -45,7 +45,7 @@ def loss_and_gradients(problem: HeadRows, upstream: Upstream, needs: Needs) -> t
     return _WAYS[cut.by].loss_and_gradients(rows, cut, upstream, needs)
 
 
-def _plan_of(rows: CountedRows, needs: Needs | None) -> Plan:
+def _plan_of(rows: CountedRows, needs: Needs | None, top: int = 0) -> Plan:
     """One plan for a problem, whatever gradients are asked for: the last bits of a value depend on the cut."""
     problem, weight = rows.problem, rows.problem.weight
     size = Size(
@@ -57,7 +57,7 @@ def _plan_of(rows: CountedRows, needs: Needs | None) -> Plan:
         weight_gradient=True,
         sliced=not problem.extra_shape,
         gathered=rows.kept is not None,
-        entries=1 if problem.probabilities is None else problem.probabilities.shape[-1],
+        entries=top + (1 if problem.probabilities is None else problem.probabilities.shape[-1]),
     )
     try:
         return plan(size, problem.max_memory, with_gradient=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 from xent.backends.native.linear_rows import CountedRows, row_weights
 from xent.backends.native.linear_values import Upstream, Values
 from xent.backends.native.target_entries import RowGradients, TargetEntries, entry_gradient, scaled, target_entries
+from xent.backends.native.top_classes import top_classes
 from xent.problem import stats_dtype
 
 if TYPE_CHECKING:
@@ -107,6 +108,11 @@ class Tile:
             entropy=outputs["entropy"].double().masked_fill(empty, 0) if with_stats else None,
             prediction=outputs.get("prediction"),
         )
+
+    def top(self, count: int) -> tuple[Tensor, Tensor]:
+        """Z and indices of the most likely classes of the tile, (M, count)."""
+        best = top_classes(self.logits, count, self._shared.terms)
+        return self.logits_at(best), best + self.start
 
     def gradient(self) -> Tensor:
         """dL/dlogits (M, T), written over the logits."""

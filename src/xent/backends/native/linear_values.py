@@ -24,6 +24,8 @@ class Values:
         mass: Σ_c w_c q_c of dense probability targets, else None.
         entropy: of the prediction; None without statistics, as the next.
         prediction: most likely class.
+        top_index: the most likely classes (N·K, k), −1 for ignored rows; None where none are asked for.
+        top_logit: their z, float64.
         counted: mask of the losses that count, where ignored ones are not left out of the work.
     """
 
@@ -34,11 +36,14 @@ class Values:
     mass: Tensor | None
     entropy: Tensor | None
     prediction: Tensor | None
+    top_index: Tensor | None = None
+    top_logit: Tensor | None = None
     counted: Tensor | None = None
 
     def named(self) -> dict[str, Tensor]:
-        """Those that are there, by the names of the kernel's outputs."""
-        return {name: value for name, value in vars(self).items() if value is not None and name != "counted"}
+        """Those of the kernel's outputs that are there, by their names there."""
+        others = ("top_index", "top_logit", "counted")
+        return {name: value for name, value in vars(self).items() if value is not None and name not in others}
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +102,7 @@ class Gradients:
     probabilities: Tensor | None = None
 
 
-def empty_values(rows: CountedRows, *, with_stats: bool) -> Values:
+def empty_values(rows: CountedRows, *, with_stats: bool, top: int = 0) -> Values:
     """Values of no row yet: those of ignored rows."""
     problem = rows.problem
     count, dtype = len(rows.hidden) * rows.per_hidden, stats_dtype(problem.hidden.dtype)
@@ -109,6 +114,8 @@ def empty_values(rows: CountedRows, *, with_stats: bool) -> Values:
         mass=torch.zeros(count, dtype=dtype) if problem.is_dense else None,
         entropy=torch.zeros(count, dtype=dtype) if with_stats else None,
         prediction=torch.full((count,), -1) if with_stats else None,
+        top_index=torch.full((count, top), -1) if top else None,
+        top_logit=torch.zeros(count, top, dtype=torch.float64) if top else None,
         counted=_counted(problem),
     )
 

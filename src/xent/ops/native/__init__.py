@@ -20,6 +20,7 @@ from xent.ops.native import (
     log_softmax,
     logsumexp,
     nll_loss,
+    token_logprobs,
 )
 from xent.ops.native.again import is_wrapped
 from xent.sparse_target import SparseTarget
@@ -34,6 +35,7 @@ __all__ = [
     "nll_loss",
     "note",
     "refusal",
+    "token_logprobs",
 ]
 
 _PLAIN = (Tensor, torch.nn.Parameter)
