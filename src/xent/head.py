@@ -161,12 +161,22 @@ def _check_fits(input: Tensor, weight: Tensor, dim: int) -> None:
 
 
 def _check_one_dtype(name: str, tensor: Tensor, input: Tensor) -> None:
-    if tensor.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
+    if tensor.dtype != input.dtype and product_dtype(tensor) != product_dtype(input):
+        under = torch.is_autocast_enabled(input.device.type)
         raise DtypeError(
             f"input is {input.dtype} and {name} {tensor.dtype}",
-            "a product needs one dtype outside autocast",
+            "a product needs one dtype, and autocast leaves float64 alone"
+            if under
+            else "a product needs one dtype outside autocast",
             f"pass {name}.to(input.dtype)",
         )
+
+
+def product_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype in which a product takes the tensor: its own, or what autocast makes of it."""
+    if tensor.dtype == torch.float64 or not torch.is_autocast_enabled(tensor.device.type):
+        return tensor.dtype
+    return torch.get_autocast_dtype(tensor.device.type)
 
 
 def _check_bias(head: Head, input: Tensor) -> None:

@@ -98,7 +98,8 @@ def linear_cross_entropy(
         `linear_bias`. Derivatives of any order and kind.
 
     Edge cases:
-        As `cross_entropy`.
+        As `cross_entropy`. Under autocast input, linear_weight and linear_bias are cast as `F.linear` casts them; the
+        loss is float32 and gradients keep the dtypes of the tensors.
 
     Cost:
         On the native backend three products (four where memory is short) and no more than `max_memory`; on the

@@ -59,17 +59,15 @@ def refusal(operation: str, input: Tensor, *others: Tensor | None) -> str | None
         reason = _reason_against(tensor)
         if reason is not None:
             return reason
-    if operation == "linear_cross_entropy" and torch.is_autocast_enabled("cpu"):
-        return "autocast picks the dtype of the product, which the reference leaves to torch"
     return None
 
 
 def note(operation: str, tensors: tuple[Tensor | SparseTarget, ...], terms: dict[str, object]) -> str:
     """How a linear + cross-entropy would be cut, if its linear weight is known."""
-    given = [tensor for tensor in tensors[:2] if isinstance(tensor, Tensor)]
-    if operation != "linear_cross_entropy" or len(given) < 2 or given[1].ndim < 2:
+    hidden, *rest = tensors
+    weight = rest[0] if operation == "linear_cross_entropy" and rest else terms.get("linear_weight")
+    if not isinstance(hidden, Tensor) or not isinstance(weight, Tensor) or weight.ndim < 2:
         return ""
-    hidden, weight = given
     if hidden.shape[-1:] != weight.shape[-1:]:
         return ""
     bound = terms.get("max_memory")

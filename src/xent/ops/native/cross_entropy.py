@@ -57,7 +57,8 @@ def _save(ctx: Any, problem: Rows, values: dict[str, Tensor]) -> None:
 
 
 def _problem_of(ctx: Any) -> tuple[Rows, kernel.Saved]:
-    return _problem(ctx.saved_tensors[:5], ctx.terms), kernel.Saved(*ctx.saved_tensors[5:])
+    tensors = ctx.saved_tensors  # read once: activation checkpointing makes them again for it
+    return _problem(tensors[:5], ctx.terms), kernel.Saved(*tensors[5:])
 
 
 class _Rows(torch.autograd.Function):

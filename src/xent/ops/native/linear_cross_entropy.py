@@ -19,8 +19,9 @@ from xent.backends import reference
 from xent.backends.native import linear_cross_entropy as kernel
 from xent.backends.native.linear_plan import Plan
 from xent.backends.native.linear_rows import row_weights
-from xent.head import HeadRows
+from xent.head import HeadRows, product_dtype
 from xent.ops.native.again import kernels_may_run, reference_gradient
+from xent.ops.native.autocast import outside_autocast, with_casts
 from xent.problem import counted_mask, true_class
 from xent.reduction import as_denominator, reduce_rows, sum_of_rows
 from xent.row_stats import RowStats
@@ -29,6 +30,7 @@ from xent.terms import LossTerms
 
 def total(problem: HeadRows) -> Tensor:
     """The sum or mean over the rows."""
+    problem = with_casts(problem)
     required = [tensor is not None and tensor.requires_grad for tensor in _tensors(problem)]
     if not torch.is_grad_enabled() or any(required[3:]) or not any(required[:3]):
         return reduce_rows(*rows(problem), problem.terms)
@@ -37,6 +39,7 @@ def total(problem: HeadRows) -> Tensor:
 
 def rows(problem: HeadRows) -> tuple[Tensor, Tensor]:
     """Loss and weight of every row, each (*rows, *extra)."""
+    problem = with_casts(problem)
     bare = _without_row_weight(problem)
     loss, _, _, weight, _ = _Rows.apply(*_tensors(bare), bare, False)
     return _weighed(problem, loss.view(problem.row_shape)), _weighed(problem, weight.view(problem.row_shape))
@@ -44,6 +47,7 @@ def rows(problem: HeadRows) -> tuple[Tensor, Tensor]:
 
 def rows_with_stats(problem: HeadRows) -> RowStats:
     """Loss, weight and statistics of every row."""
+    problem = with_casts(problem)
     bare = _without_row_weight(problem)
     outputs = _Rows.apply(*_tensors(bare), bare, True)
     loss, lse, entropy, weight, prediction = (value.view(problem.row_shape) for value in outputs)
@@ -61,6 +65,7 @@ def rows_with_stats(problem: HeadRows) -> RowStats:
 
 def plan_of_shapes(hidden: Tensor, weight: Tensor, max_memory: int | None) -> Plan:
     """How values and gradients of a call with these tensors would be cut, if no row is ignored."""
+    hidden, weight = (torch.empty_like(x, dtype=product_dtype(x), device="meta") for x in (hidden, weight))
     rows = hidden.numel() // max(hidden.shape[-1], 1)
     target = torch.zeros(rows, dtype=torch.int64)
     head = HeadRows(hidden.reshape(rows, -1), weight.flatten(0, -2), None, (), target, LossTerms(), max_memory)
@@ -132,6 +137,7 @@ class _Rows(torch.autograd.Function):
         return values.loss, lse, entropy, values.weight, prediction
 
     @staticmethod
+    @outside_autocast
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         upstream = gradients[:4]
         if all(g is None for g in upstream):
@@ -159,6 +165,7 @@ class _Total(torch.autograd.Function):
         return reduce_rows(loss, weight, problem.terms)
 
     @staticmethod
+    @outside_autocast
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         (g,) = gradients
         if g is None:

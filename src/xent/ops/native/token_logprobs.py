@@ -18,12 +18,14 @@ from xent.backends.native.target_entries import scaled
 from xent.backends.native.top_classes import top_classes
 from xent.head import HeadRows
 from xent.ops.native.again import kernels_may_run, reference_gradient
+from xent.ops.native.autocast import outside_autocast, with_casts
 from xent.problem import Rows
 from xent.row_stats import TokenLogprobs
 
 
 def rows(problem: Rows | HeadRows, with_entropy: bool, top: int) -> TokenLogprobs:
     """Ln p(target) of every row, on request the entropy and the `top` most likely classes."""
+    problem = with_casts(problem) if isinstance(problem, HeadRows) else problem
     shape = problem.target.shape
     log_p, entropy, index = _Logprobs.apply(*_tensors(problem), problem, with_entropy, top)
     return TokenLogprobs(
@@ -66,6 +68,7 @@ class _Logprobs(torch.autograd.Function):
         return log_p, values["entropy"] if with_entropy else torch.zeros_like(values["loss"]), index
 
     @staticmethod
+    @outside_autocast
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         of_log_p, of_entropy = gradients[:2]
         if of_log_p is None and of_entropy is None:
