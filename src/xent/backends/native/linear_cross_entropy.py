@@ -1,12 +1,12 @@
 """Linear + cross-entropy that never holds the logits: values and gradients of a `HeadRows`, no autograd.
 
 The products are torch's (the platform's matrix product); the rows in between are the kernels of cross_entropy.py.
-How the work is cut is decided by linear_plan.py; linear_by_rows.py and linear_by_classes.py do it.
+How the work is cut is decided by linear_plan.py; linear_by_rows.py, linear_by_classes.py and linear_by_both.py do it.
 """
 
 from __future__ import annotations
 
-from xent.backends.native import linear_by_classes, linear_by_rows
+from xent.backends.native import linear_by_both, linear_by_classes, linear_by_rows
 from xent.backends.native.linear_plan import Plan, Size, plan
 from xent.backends.native.linear_rows import CountedRows, counted_rows
 from xent.backends.native.linear_values import Gradients, Needs, Upstream, Values
@@ -16,7 +16,7 @@ from xent.problem import HALF
 
 __all__ = ["Gradients", "Needs", "Upstream", "Values", "forward", "gradients", "loss_and_gradients", "plan_of"]
 
-_WAYS = {"rows": linear_by_rows, "classes": linear_by_classes}
+_WAYS = {"rows": linear_by_rows, "classes": linear_by_classes, "both": linear_by_both}
 
 
 def plan_of(problem: HeadRows, needs: Needs | None) -> Plan:

@@ -1,8 +1,9 @@
 """The native column under torch's autograd.
 
-First-order reverse mode with respect to the logits runs the kernels; other tensors that require gradient, and a
-backward pass that is itself differentiated (`create_graph`), differentiate the reference formula. What no kernel
-may see (transforms, tracing, tensor subclasses) is refused, with the reason.
+First-order reverse mode with respect to the logits runs the kernels, and of linear_cross_entropy with respect to
+targets and weights too. Targets and weights of the other losses that require gradient, and a backward pass that is
+itself differentiated (`create_graph`), differentiate the reference formula. What no kernel may see (transforms,
+tracing, tensor subclasses) is refused, with the reason.
 """
 
 from __future__ import annotations
