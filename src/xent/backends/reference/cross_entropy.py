@@ -79,7 +79,7 @@ def _hard(problem: Rows, log_p: Tensor) -> tuple[Tensor, Tensor]:
     weight = torch.ones_like(loss) if class_weight is None else class_weight_at(class_weight, target)
     if class_weight is not None:
         loss = weight * loss
-    return _smoothed(problem, loss, log_p), weight
+    return _smoothed(problem, loss, log_p, class_weight), weight
 
 
 def _sparse(problem: Rows, q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,12 +90,12 @@ def _sparse(problem: Rows, q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
     if class_weight is not None:
         terms = terms * class_weight_at(class_weight, index)
     loss = -terms.sum(-1)
-    return _smoothed(problem, loss, log_p), torch.ones_like(loss)
+    return _smoothed(problem, loss, log_p, class_weight), torch.ones_like(loss)
 
 
-def _smoothed(problem: Rows, loss: Tensor, log_p: Tensor) -> Tensor:
+def _smoothed(problem: Rows, loss: Tensor, log_p: Tensor, class_weight: Tensor | None) -> Tensor:
     """(1 − ε) · loss + (ε / C) Σ_c w_c (−ln p_c)."""
-    smoothing, class_weight = problem.terms.label_smoothing, class_weight_of(problem)
+    smoothing = problem.terms.label_smoothing
     if not smoothing:
         return loss
     weighted = log_p if class_weight is None else log_p * class_weight
