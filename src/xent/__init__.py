@@ -21,7 +21,9 @@ _HOME_OF = {
     "token_logprobs": "xent.functional",
     "accelerate": "xent.functional",
     "RowStats": "xent.functional",
+    "TokenLogprobs": "xent.functional",
     "LossTerms": "xent.terms",
+    "SparseTarget": "xent.sparse_target",
     "backend": "xent.ops",
     "choices": "xent.ops",
     "XentError": "xent.errors",
@@ -31,6 +33,8 @@ _SUBMODULES = ("errors", "functional", "nn", "ops")
 __all__ = [
     "LossTerms",
     "RowStats",
+    "SparseTarget",
+    "TokenLogprobs",
     "XentError",
     "__version__",
     "accelerate",
@@ -55,6 +59,7 @@ if TYPE_CHECKING:
     from xent.errors import XentError
     from xent.functional import (
         RowStats,
+        TokenLogprobs,
         accelerate,
         binary_cross_entropy,
         binary_cross_entropy_with_logits,
@@ -66,6 +71,7 @@ if TYPE_CHECKING:
         token_logprobs,
     )
     from xent.ops import backend, choices
+    from xent.sparse_target import SparseTarget
     from xent.terms import LossTerms
 
 

@@ -1,6 +1,7 @@
 """From a linear layer and its hidden states to a canonical problem whose logits nobody has made yet.
 
 hidden (*rows, D)     weight (C·K, D), bias (C·K)     target (*rows, *extra) or (*rows, *extra, C),  K = Π extra
+                                                      or sparse: (*rows, k) and as many probabilities
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from xent.errors import DtypeError, OptionError, ShapeError
 from xent.problem import LogitsLayout, canonical_target, check_device, check_floating, checked_dim, drop_last
+from xent.sparse_target import SparseTarget
 from xent.terms import LossTerms
 
 
@@ -47,9 +49,11 @@ class HeadRows:
         weight: (C·K, D), the classes outermost.
         bias: (C·K,) or None.
         extra_shape: (d1, …, dK), empty but for K-dimensional logits.
-        target: (*rows, *extra) int64 class indices, or (*rows, *extra, C) probabilities.
+        target: (*rows, *extra) int64 class indices, or (*rows, *extra, C) probabilities; or (*rows, k) int64 class
+            indices of a sparse target.
         terms: the options, with `row_weight` expanded to (*rows, *extra).
         max_memory: bound of the memory beyond inputs and gradients, in bytes; None leaves it to the backend.
+        probabilities: (*rows, k) of a sparse target, else None.
     """
 
     hidden: Tensor
@@ -59,6 +63,7 @@ class HeadRows:
     target: Tensor
     terms: LossTerms
     max_memory: int | None = None
+    probabilities: Tensor | None = None
 
     @property
     def num_classes(self) -> int:
@@ -83,6 +88,11 @@ class HeadRows:
         """Whether targets are class indices."""
         return self.target.ndim == len(self.row_shape)
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether targets are probabilities of all classes."""
+        return self.probabilities is None and not self.is_hard
+
     def logit_rows(self, logits: Tensor) -> Tensor:
         """Logits (*rows, C·K) as a view (*rows, *extra, C)."""
         if not self.extra_shape:
@@ -90,7 +100,9 @@ class HeadRows:
         return logits.unflatten(-1, (self.num_classes, *self.extra_shape)).movedim(self.hidden.ndim - 1, -1)
 
 
-def head_rows_of(input: Tensor, head: Head, target: Tensor, terms: LossTerms, dim: int, shift: int) -> HeadRows:
+def head_rows_of(
+    input: Tensor, head: Head, target: Tensor | SparseTarget, terms: LossTerms, dim: int, shift: int
+) -> HeadRows:
     """Check a call of `linear_cross_entropy` and bring it to its canonical form."""
     check_floating("input", input)
     check_floating("linear_weight", head.weight)
@@ -102,7 +114,13 @@ def head_rows_of(input: Tensor, head: Head, target: Tensor, terms: LossTerms, di
     layout = LogitsLayout(
         (*input.shape[:dim], head.num_classes, *head.extra_shape, *input.shape[dim + 1 :]), dim, input.device
     )
-    target, terms = canonical_target(layout, target, terms, shift)
+    if head.extra_shape and isinstance(target, SparseTarget):
+        raise OptionError(
+            "a sparse target with K-dimensional linear_weight",
+            "a sparse target has k entries for each hidden state",
+            "pass linear_weight of shape (C, D), or probabilities of all classes",
+        )
+    indices, probabilities, terms = canonical_target(layout, target, terms, shift)
     if shift and head.extra_shape:
         raise OptionError(
             f"shift={shift} with K-dimensional linear_weight",
@@ -111,7 +129,9 @@ def head_rows_of(input: Tensor, head: Head, target: Tensor, terms: LossTerms, di
         )
     bias = None if head.bias is None else head.bias.flatten()
     hidden = drop_last(input.movedim(dim, -1), shift, dim=-2)
-    return HeadRows(hidden, head.weight.flatten(0, -2), bias, head.extra_shape, target, terms)
+    return HeadRows(
+        hidden, head.weight.flatten(0, -2), bias, head.extra_shape, indices, terms, probabilities=probabilities
+    )
 
 
 def _check_dimensions(input: Tensor, weight: Tensor) -> None:
@@ -141,12 +161,22 @@ def _check_fits(input: Tensor, weight: Tensor, dim: int) -> None:
 
 
 def _check_one_dtype(name: str, tensor: Tensor, input: Tensor) -> None:
-    if tensor.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
+    if tensor.dtype != input.dtype and product_dtype(tensor) != product_dtype(input):
+        under = torch.is_autocast_enabled(input.device.type)
         raise DtypeError(
             f"input is {input.dtype} and {name} {tensor.dtype}",
-            "a product needs one dtype outside autocast",
+            "a product needs one dtype, and autocast leaves float64 alone"
+            if under
+            else "a product needs one dtype outside autocast",
             f"pass {name}.to(input.dtype)",
         )
+
+
+def product_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype in which a product takes the tensor: its own, or what autocast makes of it."""
+    if tensor.dtype == torch.float64 or not torch.is_autocast_enabled(tensor.device.type):
+        return tensor.dtype
+    return torch.get_autocast_dtype(tensor.device.type)
 
 
 def _check_bias(head: Head, input: Tensor) -> None:

@@ -1,6 +1,7 @@
 """From a user's tensors to canonical rows: strided views with the classes last, no copy of the logits.
 
     logits (*rows, C)     target (*rows) int64, or (*rows, C) floating     row_weight (*rows) or None
+                          or sparse: (*rows, k) int64 and as many probabilities
 
 Every check of a user's tensors lives here and is made on shapes, dtypes and targets alone, before any work on logits.
 """
@@ -8,12 +9,17 @@ Every check of a user's tensors lives here and is made on shapes, dtypes and tar
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from xent.errors import DeviceError, DimensionError, DtypeError, OptionError, ShapeError, TargetRangeError
+from xent.sparse_target import SparseTarget, check_sparse, summed_over_equals
 from xent.terms import LossTerms
+
+if TYPE_CHECKING:
+    from xent.head import HeadRows
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -24,18 +30,26 @@ class Rows:
 
     Attributes:
         logits: (*rows, C), a view of the caller's tensor (log-probabilities for `nll_loss`).
-        target: (*rows) int64 class indices, or (*rows, C) probabilities in any floating dtype.
+        target: (*rows) int64 class indices, or (*rows, C) probabilities in any floating dtype; or, of a sparse target,
+            (*rows, k) int64 class indices, `ignore_index` where an entry is padding.
         terms: the options, with `row_weight` expanded to (*rows).
+        probabilities: (*rows, k) of a sparse target, 0 where an entry is padding; None for the other two.
     """
 
     logits: Tensor
     target: Tensor
     terms: LossTerms
+    probabilities: Tensor | None = None
 
     @property
     def is_hard(self) -> bool:
         """Whether targets are class indices."""
         return self.target.ndim < self.logits.ndim
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether targets are probabilities of all classes."""
+        return self.probabilities is None and not self.is_hard
 
     @property
     def num_classes(self) -> int:
@@ -72,12 +86,40 @@ def stats_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in HALF else dtype
 
 
-def rows_of(input: Tensor, target: Tensor, terms: LossTerms, dim: int | None = None, shift: int = 0) -> Rows:
+def rows_of(
+    input: Tensor, target: Tensor | SparseTarget, terms: LossTerms, dim: int | None = None, shift: int = 0
+) -> Rows:
     """Canonical rows of logits `input` whose classes are in `dim` (torch's rule when None)."""
     check_floating("input", input)
     layout = LogitsLayout(tuple(input.shape), class_dim(input, dim), input.device)
-    target, terms = canonical_target(layout, target, terms, shift)
-    return Rows(drop_last(input.movedim(layout.class_dim, -1), shift, dim=-2), target, terms)
+    indices, probabilities, terms = canonical_target(layout, target, terms, shift)
+    return Rows(drop_last(input.movedim(layout.class_dim, -1), shift, dim=-2), indices, terms, probabilities)
+
+
+def counted_mask(problem: Rows | HeadRows) -> Tensor | None:
+    """Mask (*rows) of the rows that count; None where all of them do."""
+    if problem.is_dense:
+        return None
+    named = problem.target != problem.terms.ignore_index
+    return named if problem.is_hard else named.any(-1)
+
+
+def safe_target(problem: Rows | HeadRows) -> Tensor:
+    """Class indices with class 0 for what is ignored: its row is masked later, or its probability is 0."""
+    return problem.target.masked_fill(problem.target == problem.terms.ignore_index, 0)
+
+
+def true_class(problem: Rows | HeadRows) -> Tensor:
+    """The target class, or the most likely one of a probability target: the first of equals, (*rows)."""
+    if problem.is_hard:
+        return problem.target
+    if problem.probabilities is None:
+        return problem.target.argmax(-1)
+    index = safe_target(problem)
+    total = summed_over_equals(index, problem.probabilities)
+    best = total.amax(-1, keepdim=True)
+    first = index.masked_fill(total != best, torch.iinfo(torch.int64).max).amin(-1)
+    return first.masked_fill(best.squeeze(-1) <= 0, 0)  # nothing but zeros: class 0, as argmax says
 
 
 def class_dim(input: Tensor, dim: int | None) -> int:
@@ -102,19 +144,32 @@ def checked_dim(dim: object, input: Tensor) -> int:
     return dim % input.ndim
 
 
-def canonical_target(layout: LogitsLayout, target: Tensor, terms: LossTerms, shift: int) -> tuple[Tensor, LossTerms]:
+def canonical_target(
+    layout: LogitsLayout, target: Tensor | SparseTarget, terms: LossTerms, shift: int
+) -> tuple[Tensor, Tensor | None, LossTerms]:
     """Check target and weights against the layout of the logits; classes last, shifted, int64."""
-    check_device("target", target, layout.device)
+    if isinstance(target, SparseTarget):
+        check_device("target.indices", target.indices, layout.device)
+        check_device("target.probabilities", target.probabilities, layout.device)
+    else:
+        check_device("target", target, layout.device)
     _check_class_weight(terms.weight, layout)
     if layout.num_classes == 0:
         raise ShapeError(f"logits of shape {layout.shape} have 0 classes", "a loss needs at least one", "pass logits")
     _check_shift(shift, layout)
-    if tuple(target.shape) == layout.shape:
+    probabilities = None
+    if isinstance(target, SparseTarget):
+        check_sparse(target, layout.row_shape)
+        target, probabilities = (drop_first(part, shift, dim=-2) for part in target)
+        target = _as_int64(target)
+        probabilities = probabilities.masked_fill(target == terms.ignore_index, 0)
+        check_target_range(target, layout.num_classes, terms.ignore_index)
+    elif tuple(target.shape) == layout.shape:
         target = drop_first(_probability_target(layout, target, terms), shift, dim=-2)
     else:
         target = drop_first(_index_target(layout, target, terms), shift, dim=-1)
         check_target_range(target, layout.num_classes, terms.ignore_index)
-    return target, _with_row_weight(terms, layout, shift)
+    return target, probabilities, _with_row_weight(terms, layout, shift)
 
 
 def _index_target(layout: LogitsLayout, target: Tensor, terms: LossTerms) -> Tensor:
@@ -126,6 +181,10 @@ def _index_target(layout: LogitsLayout, target: Tensor, terms: LossTerms) -> Ten
             "class indices are integers",
             f"pass target.long(), or probabilities of the logits' shape {layout.shape}",
         )
+    return _as_int64(target)
+
+
+def _as_int64(target: Tensor) -> Tensor:
     indices = target.long()  # a narrow dtype cannot hold ignore_index=-100: 156 must not become it
     if target.dtype == torch.uint64 and values_are_readable(indices) and bool((indices < 0).any()):
         raise TargetRangeError(

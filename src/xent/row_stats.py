@@ -1,4 +1,4 @@
-"""`RowStats`: what a loss knows about each of its rows."""
+"""`RowStats` and `TokenLogprobs`: what a loss, and a score, know about each of their rows."""
 
 from __future__ import annotations
 
@@ -30,3 +30,22 @@ class RowStats(NamedTuple):
     prediction: Tensor
     correct: Tensor
     weight: Tensor
+
+
+class TokenLogprobs(NamedTuple):
+    """Log-probabilities of target tokens and of their alternatives, in nats; all but the indices differentiable.
+
+    float32 for half inputs and in the input's dtype otherwise. An ignored row has 0 everywhere and indices −1.
+
+    Attributes:
+        logprob: ln p(target), of the shape of the rows.
+        entropy: entropy of the predicted distribution, of the same shape; None where it was not asked for.
+        top_indices: the k most likely classes, (*rows, k) int64, the likeliest first, equals in the order of their
+            class; None where k is 0.
+        top_logprobs: their log-probabilities, (*rows, k); None where k is 0.
+    """
+
+    logprob: Tensor
+    entropy: Tensor | None
+    top_indices: Tensor | None
+    top_logprobs: Tensor | None

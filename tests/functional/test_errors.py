@@ -23,6 +23,7 @@ def t(*values) -> torch.Tensor:
     return torch.tensor(values)
 
 
+sparse = xent.SparseTarget
 CE, LINEAR, NLL = xent.cross_entropy, xent.linear_cross_entropy, xent.nll_loss
 BCE, LOGITS = xent.binary_cross_entropy, xent.binary_cross_entropy_with_logits
 NEED_OF_4 = "it must lie in [-2, 1]: pass the dimension that holds the classes"
@@ -107,6 +108,31 @@ TEXTS = [
      "ignore_index is a float; it is an integer: pass int(ignore_index)"),
     (CE, (f(3, 4), i(3).to("meta")), {}, errors.DeviceError,
      "target is on meta and input on cpu; the tensors of a loss live on one device: pass target.to(input.device)"),
+    (CE, (f(3, 4), sparse(f(3, 2), f(3, 2))), {}, errors.DtypeError,
+     "target.indices has dtype torch.float32; class indices are integers: pass target.indices.long()"),
+    (CE, (f(3, 4), sparse(i(3, 2), i(3, 2))), {}, errors.DtypeError,
+     "target.probabilities has dtype torch.int64; class probabilities are floating point: pass "
+     "target.probabilities.float()"),
+    (CE, (f(3, 4), sparse(i(3, 2), f(3, 1))), {}, errors.ShapeError,
+     "target has indices of shape (3, 2) and probabilities of shape (3, 1); each index has one probability: pass "
+     "tensors of one shape"),
+    (CE, (f(3, 4, 5), sparse(i(3, 2, 5), f(3, 2, 5))), {}, errors.ShapeError,
+     "target has indices of shape (3, 2, 5) for rows of shape (3, 5); a sparse target is (*rows, k), the k ≥ 1 entries "
+     "of a row last: pass the entries in the last dimension, and as many rows as the logits have"),
+    (CE, (f(3, 4), sparse(i(3, 0), f(3, 0))), {}, errors.ShapeError,
+     "target has indices of shape (3, 0) for rows of shape (3,); a sparse target is (*rows, k), the k ≥ 1 entries of a "
+     "row last: pass the entries in the last dimension, and as many rows as the logits have"),
+    (CE, (f(2, 4), sparse(t([0, 4], [1, -100]), f(2, 2))), {}, errors.TargetRangeError,
+     "1 of 4 targets are out of bounds (4; the first at row [0, 1]); with C=4 classes a target lies in [0, 3] or is "
+     "ignore_index=-100: mend the labels"),
+    (CE, (f(3, 4), sparse([0], f(3, 1))), {}, errors.DtypeError,
+     "target.indices is a list; it is a tensor: pass torch.tensor(target.indices)"),
+    (LINEAR, (f(3, 4), f(5, 2, 4), sparse(i(3, 2), f(3, 2))), {}, errors.OptionError,
+     "a sparse target with K-dimensional linear_weight; a sparse target has k entries for each hidden state: pass "
+     "linear_weight of shape (C, D), or probabilities of all classes"),
+    (NLL, (f(3, 4), sparse(i(3, 2), f(3, 2))), {}, errors.DtypeError,
+     "target is a SparseTarget; nll_loss takes class indices: pass target.argmax(1), or logits and probabilities to "
+     "xent.cross_entropy"),
     (NLL, (f(3, 4), f(3, 4)), {}, errors.DtypeError,
      "target has the shape of input, (3, 4); nll_loss takes class indices: pass target.argmax(1), or logits and "
      "probabilities to xent.cross_entropy"),

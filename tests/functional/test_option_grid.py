@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,7 +28,7 @@ from tests.functional.budget import (
 SETTINGS = {
     "layout": ("NC", "NCT", "NTC", "CN", "C", "NCde"),  # NCde: K-dimensional linear_weight
     "dtype": (torch.float64, torch.float32, torch.bfloat16, torch.float16),
-    "target": ("hard", "soft"),
+    "target": ("hard", "soft", "sparse"),
     "ignore": ("none", "some", "in range"),
     "weight": (False, True),
     "row_weight": ("none", "rows", "broadcast", "negative"),
@@ -47,6 +48,8 @@ CLASSES, FEATURES = 5, 4
 def possible(chosen: dict) -> bool:
     """Whether settings may stand together; the others are errors, pinned in test_errors.py."""
     if chosen.get("target") == "soft" and chosen.get("ignore", "none") != "none":
+        return False
+    if chosen.get("target") == "sparse" and chosen.get("layout") == "NCde":
         return False
     return not (chosen.get("shift") and chosen.get("layout") in ("C", "NCde"))
 
@@ -101,6 +104,9 @@ class Problem:
         self.chosen, self.dtype, self.rows = chosen, chosen["dtype"], SHAPE[chosen["layout"]]
         self.class_dim = CLASS_DIM[chosen["layout"]]
         self.target = self._target()
+        self.dense = (
+            self._dense() if isinstance(self.target, xent.SparseTarget) else self.target
+        )  # what the truth reads
         self.options = {name: chosen[name] for name in ("label_smoothing", "z_loss", "softcap", "logit_scale", "shift")}
         self.options |= {"reduction": chosen["reduction"]} if chosen["reduction"] in ("mean", "sum", "none") else {}
         self.options |= {"number": {"normalizer": 7.0}, "tensor": {"normalizer": torch.tensor([7.0])}}.get(
@@ -116,7 +122,9 @@ class Problem:
     def uniform(self, *shape: int) -> torch.Tensor:
         return (0.5 + torch.rand(shape, generator=self.generator, dtype=torch.float64)).to(self.dtype)
 
-    def _target(self) -> torch.Tensor:
+    def _target(self) -> torch.Tensor | xent.SparseTarget:
+        if self.chosen["target"] == "sparse":
+            return self._sparse()
         if self.chosen["target"] == "soft":
             soft = self.normal(*self.rows, CLASSES).double().softmax(-1).to(self.dtype)
             return leaf(soft.movedim(-1, self._dim()))
@@ -124,6 +132,45 @@ class Problem:
         if self.chosen["ignore"] != "none" and self.rows:
             labels.view(-1)[::4] = -100 if self.chosen["ignore"] == "some" else 1
         return labels
+
+    def _sparse(self) -> xent.SparseTarget:
+        """Three entries a row: the last is a class again, or padding whose probability must not be read."""
+        indices = torch.randint(2, CLASSES, (*self.rows, 3), generator=self.generator)
+        indices[..., 2] = {"none": indices[..., 0], "some": -100, "in range": 1}[self.chosen["ignore"]]
+        probabilities = self.uniform(*self.rows, 3) / 4
+        if self.chosen["ignore"] != "none":
+            probabilities[..., 2] = torch.nan
+        return xent.SparseTarget(indices, leaf(probabilities))
+
+    def _dense(self) -> torch.Tensor:
+        indices, probabilities = (part.detach() for part in self.target)
+        if self.chosen["ignore"] != "none":
+            indices, probabilities = indices[..., :2], probabilities[..., :2]
+        dense = torch.zeros(*self.rows, CLASSES, dtype=torch.float64).scatter_add(-1, indices, probabilities.double())
+        return dense.movedim(-1, self._dim()).requires_grad_()
+
+    def truth_options(self, options: dict) -> oracle.Options:
+        return oracle.Options(**self.plain_options(options))
+
+    def plain_options(self, options: dict) -> dict:
+        """A dense target has nothing to ignore."""
+        if self.dense is self.target:
+            return options
+        return {name: value for name, value in options.items() if name != "ignore_index"}
+
+    def at_entries(self, dense: torch.Tensor) -> torch.Tensor:
+        """The gradient of a dense target as that of the entries: 0 for padding."""
+        moved = dense.movedim(self._dim(), -1)
+        padding = self.target.indices == self.options.get("ignore_index", -100)
+        picked = moved.gather(-1, self.target.indices.masked_fill(padding, 0))
+        return picked.masked_fill(padding, 0)
+
+    def with_entries(self, truth: oracle.Truth, plain: dict) -> None:
+        if self.dense is not self.target:
+            of_target = truth.figures["grad.target"]
+            parts = (torch.from_numpy(np.array(part)) for part in (of_target.value, of_target.magnitude))
+            truth.figures["grad.probabilities"] = oracle.Figure(*(self.at_entries(part).numpy() for part in parts))
+            plain["grad.probabilities"] = self.at_entries(plain["grad.target"])
 
     def _dim(self) -> int:
         return min(len(self.rows), 1) if self.class_dim is None else self.class_dim
@@ -150,7 +197,8 @@ class Problem:
         return leaf(hidden), leaf(self.normal(CLASSES, *extra, FEATURES)), bias
 
     def leaves(self, **more: torch.Tensor | None) -> dict[str, torch.Tensor]:
-        named = {"target": self.target, **{k: self.options.get(k) for k in ("weight", "row_weight")}, **more}
+        own = {"probabilities": self.target.probabilities} if self.dense is not self.target else {"target": self.target}
+        named = {**own, **{k: self.options.get(k) for k in ("weight", "row_weight")}, **more}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
@@ -170,12 +218,14 @@ def test_cross_entropy(backend, chosen):
         got = measured(lambda: xent.cross_entropy(input, target, **options), leaves)
         loss, rows = xent.cross_entropy(input, target, stats=True, **options)
     assert torch.equal(loss, got["loss"])
-    plain = measured(lambda: plain_cross_entropy(input, target, options), leaves)
+    plain_leaves = {**{k: v for k, v in leaves.items() if k != "probabilities"}, "target": problem.dense}
+    plain = measured(lambda: plain_cross_entropy(input, problem.dense, problem.plain_options(options)), plain_leaves)
     upstream = upstream_for(tuple(loss.shape), torch.float64)
-    truth = oracle.cross_entropy(input, target, oracle.Options(**options), upstream)
+    truth = oracle.cross_entropy(input, problem.dense, problem.truth_options(options), upstream)
+    problem.with_entries(truth, plain)
     unit = torch.finfo(stats_dtype(problem.dtype)).eps
     assert got["loss"].dtype == stats_dtype(problem.dtype)
-    assert all(got[f"grad.{name}"].dtype == t.dtype for name, t in leaves.items() if t.requires_grad)
+    assert all(got[f"grad.{name}"].dtype == t.dtype for name, t in leaves.items() if f"grad.{name}" in got)
     assert_within_budget(truth, got, plain, unit)
     check_statistics(rows, truth, 2 * unit, problem.dtype)
 
@@ -193,12 +243,15 @@ def test_linear_cross_entropy(backend, chosen):
         loss, rows = xent.linear_cross_entropy(hidden, head, target, linear_bias=bias, stats=True, **options)
     assert torch.equal(loss, got["loss"])
     upstream = upstream_for(tuple(loss.shape), torch.float64)
-    truth = oracle.linear_cross_entropy(hidden, head, target, oracle.Options(**options), bias, upstream)
+    truth = oracle.linear_cross_entropy(hidden, head, problem.dense, problem.truth_options(options), bias, upstream)
+    plain_leaves = {**{k: v for k, v in leaves.items() if k != "probabilities"}, "target": problem.dense}
+    plain = plain_linear(hidden, head, problem.dense, bias, problem.plain_options(options), plain_leaves)
+    problem.with_entries(truth, plain)
     # The logits are rounded to the dtype of hidden, whatever is computed from them.
     unit = torch.finfo(problem.dtype).eps
     assert got["loss"].dtype == stats_dtype(problem.dtype)
-    assert all(got[f"grad.{name}"].dtype == t.dtype for name, t in leaves.items() if t.requires_grad)
-    assert_within_budget(truth, got, plain_linear(hidden, head, target, bias, options, leaves), unit)
+    assert all(got[f"grad.{name}"].dtype == t.dtype for name, t in leaves.items() if f"grad.{name}" in got)
+    assert_within_budget(truth, got, plain, unit)
     check_statistics(rows, truth, unit, problem.dtype)
 
 

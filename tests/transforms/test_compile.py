@@ -13,6 +13,7 @@ import xent
 TARGET = torch.tensor([0, 3, -100, 2])
 SOFT = torch.randn(4, 5, generator=torch.Generator().manual_seed(2)).softmax(1)
 MODULE = xent.nn.CrossEntropyLoss(label_smoothing=0.1)
+TOP = xent.SparseTarget(torch.tensor([[0, 1], [3, -100], [-100, -100], [2, 2]]), torch.full((4, 2), 0.4))
 HEAD = torch.randn(7, 5, generator=torch.Generator().manual_seed(3))
 
 LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -31,11 +32,16 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "cross_entropy-stats": lambda x: xent.cross_entropy(x, TARGET, stats=True)[1].entropy.sum(),
     "cross_entropy-bf16": lambda x: xent.cross_entropy(x, TARGET, reduction="none").sum(),
     "linear_cross_entropy": lambda x: xent.linear_cross_entropy(x, HEAD, TARGET, shift=1),
+    "cross_entropy-sparse": lambda x: xent.cross_entropy(x, TOP, label_smoothing=0.1),
+    "linear_cross_entropy-sparse": lambda x: xent.linear_cross_entropy(x, HEAD, TOP),
     "nll_loss": lambda x: xent.nll_loss(xent.log_softmax(x, 1), TARGET),
     "binary_cross_entropy": lambda x: xent.binary_cross_entropy(x.sigmoid(), SOFT),
     "binary_cross_entropy_with_logits": lambda x: xent.binary_cross_entropy_with_logits(x, SOFT),
     "logsumexp": lambda x: xent.logsumexp(x, (0, 1)),
     "token_logprobs": lambda x: xent.token_logprobs(x, TARGET).sum(),
+    "token_logprobs-top": lambda x: (lambda s: s.top_logprobs.sum() + s.entropy.sum())(
+        xent.token_logprobs(x, TARGET, entropy=True, top=2)
+    ),
     "module": lambda x: MODULE(x, TARGET),
 }
 

@@ -9,10 +9,11 @@ from xent.functional._linear_cross_entropy import linear_cross_entropy
 from xent.functional._log_softmax import log_softmax, logsumexp
 from xent.functional._nll_loss import nll_loss
 from xent.functional._token_logprobs import token_logprobs
-from xent.row_stats import RowStats
+from xent.row_stats import RowStats, TokenLogprobs
 
 __all__ = [
     "RowStats",
+    "TokenLogprobs",
     "accelerate",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",

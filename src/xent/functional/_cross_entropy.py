@@ -9,6 +9,7 @@ from xent.ops.choice import TINY, _request, column, open_blocks
 from xent.problem import Rows, rows_of
 from xent.reduction import reduce_rows
 from xent.row_stats import RowStats
+from xent.sparse_target import SparseTarget
 from xent.terms import LossOptions, LossTerms
 
 # What F.cross_entropy calls, and `accelerate` does not replace.
@@ -22,12 +23,17 @@ _TORCH_NUMBER_OF = {"none": 0, "mean": 1, "sum": 2}
 
 @overload
 def cross_entropy(
-    input: Tensor, target: Tensor, weight: Tensor | None = ..., *, stats: Literal[True], **options: Unpack[LossOptions]
+    input: Tensor,
+    target: Tensor | SparseTarget,
+    weight: Tensor | None = ...,
+    *,
+    stats: Literal[True],
+    **options: Unpack[LossOptions],
 ) -> tuple[Tensor, RowStats]: ...
 @overload
 def cross_entropy(
     input: Tensor,
-    target: Tensor,
+    target: Tensor | SparseTarget,
     weight: Tensor | None = ...,
     *,
     stats: Literal[False] = ...,
@@ -35,7 +41,7 @@ def cross_entropy(
 ) -> Tensor: ...
 def cross_entropy(
     input: Tensor,
-    target: Tensor,
+    target: Tensor | SparseTarget,
     weight: Tensor | None = None,
     *,
     ignore_index: int = -100,
@@ -65,9 +71,11 @@ def cross_entropy(
         input: logits, (C,), (N, C) or (N, C, d1, …); with `dim`, the classes may be in any dimension. Floating
             point; never modified.
         target: class indices of any integer dtype and the shape of `input` without the classes, each in [0, C) or
-            `ignore_index`; or class probabilities of the shape of `input`.
+            `ignore_index`; or class probabilities of the shape of `input`; or a `xent.SparseTarget`, k of them for
+            each row.
         weight: class weights w, (C,).
-        ignore_index: rows with this target count neither in the sum nor in the denominator. Class indices only.
+        ignore_index: rows with this target count neither in the sum nor in the denominator. Class indices, and those of
+            a `SparseTarget`, only.
         reduction: "mean", "sum", or "none" for one loss per row.
         label_smoothing: ε in [0, 1].
         row_weight: r, broadcastable to the rows: sample weights, masks, advantages (any sign).
@@ -161,7 +169,9 @@ def cross_entropy(
 def loss_of_rows(problem: Rows, stats: bool) -> Tensor | tuple[Tensor, RowStats]:
     """Run canonical rows on the backend of choice and reduce them."""
     terms = problem.terms
-    rows_file = column("cross_entropy", problem.logits, problem.target, terms.weight, terms.row_weight)
+    rows_file = column(
+        "cross_entropy", problem.logits, problem.target, terms.weight, terms.row_weight, problem.probabilities
+    )
     if not stats:
         loss, weight = rows_file.rows(problem)
         return reduce_rows(loss, weight, terms)

@@ -10,6 +10,7 @@ from xent.head import Head, head_rows_of
 from xent.ops.choice import column
 from xent.reduction import reduce_rows
 from xent.row_stats import RowStats
+from xent.sparse_target import SparseTarget
 from xent.terms import LossOptions, LossTerms
 
 
@@ -23,13 +24,18 @@ class LinearOptions(LossOptions, total=False):
 
 @overload
 def linear_cross_entropy(
-    input: Tensor, linear_weight: Tensor, target: Tensor, *, stats: Literal[True], **options: Unpack[LinearOptions]
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor | SparseTarget,
+    *,
+    stats: Literal[True],
+    **options: Unpack[LinearOptions],
 ) -> tuple[Tensor, RowStats]: ...
 @overload
 def linear_cross_entropy(
     input: Tensor,
     linear_weight: Tensor,
-    target: Tensor,
+    target: Tensor | SparseTarget,
     *,
     stats: Literal[False] = ...,
     **options: Unpack[LinearOptions],
@@ -37,7 +43,7 @@ def linear_cross_entropy(
 def linear_cross_entropy(
     input: Tensor,
     linear_weight: Tensor,
-    target: Tensor,
+    target: Tensor | SparseTarget,
     *,
     linear_bias: Tensor | None = None,
     weight: Tensor | None = None,
@@ -65,7 +71,8 @@ def linear_cross_entropy(
             with dim=1. Floating point.
         linear_weight: (C, D); or (C, d1, …, dK, D) for K-dimensional logits (N, C, d1, …, dK).
         target: class indices of the shape of `input` without the features (K-dimensional: with d1, …, dK after
-            them); or class probabilities of the shape of the logits, whose classes stand where the features stood.
+            them); or class probabilities of the shape of the logits, whose classes stand where the features stood; or a
+            `xent.SparseTarget` (not with K-dimensional logits).
         linear_bias: (C,), or (C, d1, …, dK).
         weight: class weights, (C,).
         ignore_index: as in `cross_entropy`; None means −100.
@@ -91,12 +98,14 @@ def linear_cross_entropy(
         `linear_bias`. Derivatives of any order and kind.
 
     Edge cases:
-        As `cross_entropy`.
+        As `cross_entropy`. Under autocast input, linear_weight and linear_bias are cast as `F.linear` casts them; the
+        loss is float32 and gradients keep the dtypes of the tensors.
 
     Cost:
         On the native backend three products (four where memory is short) and no more than `max_memory`; on the
         reference backend N·C logits and what `cross_entropy` makes of them. Ignored rows cost no product on native.
-        Gradients of probability targets and of weights, and second derivatives, hold the logits on every backend.
+        Gradients of targets and class weights are filled from the same chunks, at a fourth product. Second derivatives
+        hold the logits on every backend.
 
     Raises:
         ShapeError, DtypeError, DeviceError, OptionError, TargetRangeError: as `cross_entropy`, before any work.
@@ -128,7 +137,8 @@ def linear_cross_entropy(
     head = Head(linear_weight, linear_bias)
     problem = head_rows_of(input, head, target, terms, -1 if dim is None else dim, shift)
     problem = replace(problem, max_memory=_checked_memory(max_memory))
-    file = column("linear_cross_entropy", input, linear_weight, linear_bias, target, weight, row_weight)
+    others = linear_weight, linear_bias, problem.target, problem.probabilities, weight, row_weight
+    file = column("linear_cross_entropy", input, *others)
     if stats:
         row_stats = file.rows_with_stats(problem)
         return reduce_rows(row_stats.loss, row_stats.weight, problem.terms), row_stats

@@ -79,7 +79,7 @@ def nll_loss(
     problem = rows_of(input, target, terms, dim, shift)
     if not problem.is_hard:
         raise DtypeError(
-            f"target has the shape of input, {tuple(target.shape)}",
+            f"target has the shape of input, {tuple(input.shape)}" if problem.is_dense else "target is a SparseTarget",
             "nll_loss takes class indices",
             "pass target.argmax(1), or logits and probabilities to xent.cross_entropy",
         )

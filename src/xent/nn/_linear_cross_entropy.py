@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from xent import functional
 from xent.errors import ShapeError
 from xent.nn._loss import _check_names, _Loss
+from xent.sparse_target import SparseTarget
 
 
 class LinearCrossEntropyLoss(_Loss):
@@ -65,7 +66,7 @@ class LinearCrossEntropyLoss(_Loss):
         self.shape = (num_classes, *out_features)
         self.linear = nn.Linear(in_features, math.prod(self.shape), bias, device, dtype)
 
-    def forward(self, input: Tensor, target: Tensor, row_weight: Tensor | None = None) -> Any:
+    def forward(self, input: Tensor, target: Tensor | SparseTarget, row_weight: Tensor | None = None) -> Any:
         """The loss of one batch; with the option `stats=True`, (loss, `xent.RowStats`)."""
         bias = self.linear.bias
         return functional.linear_cross_entropy(

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from xent import functional
+from xent.sparse_target import SparseTarget
 from xent.terms import LossTerms
 
 
@@ -44,7 +45,7 @@ class CrossEntropyLoss(_Loss):
         _check_names(options, functional.cross_entropy)
         super().__init__(options, weight=weight)
 
-    def forward(self, input: Tensor, target: Tensor, row_weight: Tensor | None = None) -> Any:
+    def forward(self, input: Tensor, target: Tensor | SparseTarget, row_weight: Tensor | None = None) -> Any:
         """The loss of one batch; with the option `stats=True`, (loss, `xent.RowStats`)."""
         return functional.cross_entropy(input, target, self.weight, row_weight=row_weight, **self.options)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from xent.errors import BackendError, DtypeError, OptionError
+from xent.sparse_target import SparseTarget
 from xent.terms import LossOptions
 
 BACKENDS = ("native", "triton", "reference")  # an automatic choice takes the first that can
@@ -31,10 +32,10 @@ OPERATIONS = (
 TINY = 1 << 18
 _TOO_SMALL = f"at most {TINY} logits with plain options cost less in torch's own kernel than the way to another"
 _OPTIONS = set(LossOptions.__annotations__) | {
-    "target", "weight", "linear_weight", "linear_bias", "pos_weight", "max_memory", "stats", "keepdim", "dtype"
+    "target", "weight", "linear_weight", "linear_bias", "pos_weight", "max_memory", "stats", "keepdim", "dtype",
+    "entropy", "top"
 }  # fmt: skip
 _NEUTRAL = {"label_smoothing": 0, "z_loss": 0, "shift": 0, "logit_scale": 1, "stats": False}
-_FILE_OF = {"token_logprobs": "cross_entropy"}  # where the file has another name than the operation
 _HOME_OF = {"native": "xent.ops.native"}  # the kernels of this column know nothing of autograd; that file adds it
 _COLUMNS: dict[str, ModuleType] = {
     name: import_module(_HOME_OF.get(name, f"xent.backends.{name}"))
@@ -127,7 +128,12 @@ def backend(name: str) -> Iterator[None]:
         _request.name = before
 
 
-def choices(input: Tensor | None = None, *tensors: Tensor, operation: str = "cross_entropy", **terms: object) -> Choice:
+def choices(
+    input: Tensor | None = None,
+    *tensors: Tensor | SparseTarget,
+    operation: str = "cross_entropy",
+    **terms: object,
+) -> Choice:
     """Which backend would run `operation` on `input`, and why each other one would not.
 
     Args:
@@ -161,7 +167,7 @@ def choices(input: Tensor | None = None, *tensors: Tensor, operation: str = "cro
         )
     if operation == "cross_entropy" and _is_tiny(input, tensors, terms):
         return Choice(operation, "torch", dict.fromkeys(BACKENDS, _TOO_SMALL))
-    others = tuple(other for other in (*tensors, *terms.values()) if isinstance(other, Tensor))
+    others = tuple(_tensors_in((*tensors, *terms.values())))
     asked, chosen = _request.name, _name(operation, input, *others)
     preferred = f"{chosen} comes first" if asked == "auto" else f"{chosen} was asked for by name"
     rejected = {
@@ -171,7 +177,15 @@ def choices(input: Tensor | None = None, *tensors: Tensor, operation: str = "cro
     return Choice(operation, chosen, rejected, asked, note)
 
 
-def _is_tiny(input: Tensor, tensors: tuple[Tensor, ...], terms: dict[str, object]) -> bool:
+def _tensors_in(arguments: Iterable[object]) -> Iterator[Tensor]:
+    for argument in arguments:
+        if isinstance(argument, SparseTarget):
+            yield from argument
+        elif isinstance(argument, Tensor):
+            yield argument
+
+
+def _is_tiny(input: Tensor, tensors: tuple[Tensor | SparseTarget, ...], terms: dict[str, object]) -> bool:
     """Whether `functional.cross_entropy` hands the call to torch's own kernel in its first lines."""
     return (
         all(_costs_nothing(name, value) for name, value in terms.items())
@@ -179,7 +193,7 @@ def _is_tiny(input: Tensor, tensors: tuple[Tensor, ...], terms: dict[str, object
         and _request.name == "auto"
         and input.dtype in (torch.float32, torch.float64)
         and input.numel() <= TINY
-        and not (tensors and tensors[0].is_floating_point())
+        and not any(tensor.is_floating_point() for tensor in _tensors_in((*tensors[:1], terms.get("target"))))
     )
 
 
@@ -191,7 +205,7 @@ def _costs_nothing(name: str, value: object) -> bool:
 
 def column(operation: str, input: Tensor, *others: Tensor | None) -> ModuleType:
     """The file of `operation` in the backend that runs it on `input` and the other tensors of the call."""
-    return getattr(_COLUMNS[_name(operation, input, *others)], _FILE_OF.get(operation, operation))
+    return getattr(_COLUMNS[_name(operation, input, *others)], operation)
 
 
 def _name(operation: str, input: Tensor, *others: Tensor | None) -> str:

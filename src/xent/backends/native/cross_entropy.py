@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from xent.backends.native import sparse_cross_entropy
 from xent.backends.native.machine import empty_gradient, flat, streams
 from xent.problem import Rows
 
@@ -29,6 +30,8 @@ def forward(problem: Rows, with_stats: bool) -> dict[str, Tensor]:
     """Values of every row, each (N,): loss, weight, exact_lse, lse_low; with_stats: lse, entropy, prediction."""
     from xent.backends.native import _kernels
 
+    if problem.probabilities is not None:
+        return sparse_cross_entropy.forward(problem, with_stats)
     count, dtype = problem.logits.shape[:-1].numel(), problem.stats_dtype
     names = ["loss", "weight"]
     if with_stats:
@@ -67,6 +70,9 @@ def write_gradient(
     """The same into a buffer of the caller's, which may be the logits: a chunk that a matrix product reads next."""
     from xent.backends.native import _kernels
 
+    if problem.probabilities is not None:
+        sparse_cross_entropy.write_gradient(problem, saved, buffer, loss, lse, entropy, streaming=streaming)
+        return
     upstream = _kernels.Upstream(loss, lse, entropy, saved.exact_lse, saved.entropy, saved.mass, saved.lse_low)
     _kernels.cross_entropy_gradient(
         kernel_problem(problem), upstream, buffer.detach(), streaming, torch.get_num_threads()

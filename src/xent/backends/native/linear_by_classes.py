@@ -19,27 +19,31 @@ from torch import Tensor
 
 from xent.backends.native.linear_plan import ROW_BLOCK, Plan
 from xent.backends.native.linear_rows import CountedRows, row_weights
+from xent.backends.native.linear_term_gradients import TermGradients, with_terms
 from xent.backends.native.linear_tile import Tile, TileTerms
 from xent.backends.native.linear_values import Gradients, Needs, Upstream, Values, accumulator_dtype, empty_values
 from xent.backends.native.machine import fresh
+from xent.backends.native.top_classes import better
 
 
 @dataclass(eq=False)
 class _Merged:
-    """The rows' state over the tiles so far, float64, each (M,)."""
+    """The rows' state over the tiles so far, float64, each (M,) but for the entries."""
 
     lse: Tensor
-    target_logit: Tensor  # z of a hard target
+    entry_logit: Tensor | None  # z of the classes that a hard or sparse target names, (M, k)
     spread: Tensor  # Σ_c t_c (lse − z_c) of the dense part of the target, up to mass · lse
     mass: Tensor  # Σ_c t_c of the dense part
     entropy: Tensor  # Σ_c p_c (lse − z_c)
     best: Tensor  # largest logit
     prediction: Tensor
+    top: tuple[Tensor, Tensor] | None = None  # z and indices of the best classes, (M, k)
 
 
-def forward(rows: CountedRows, plan: Plan, with_stats: bool) -> Values:
-    """Values of every row."""
-    return _values(rows, _merged(rows, _Tiles(rows, plan, keep=0), with_stats), with_stats)
+def forward(rows: CountedRows, plan: Plan, with_stats: bool, top: int = 0) -> Values:
+    """Values of every row, and its `top` most likely classes."""
+    tiles = _Tiles(rows, plan, keep=0)
+    return _values(tiles, _merged(rows, tiles, with_stats, top), with_stats)
 
 
 def gradients(rows: CountedRows, plan: Plan, values: Values, upstream: Upstream, needs: Needs) -> Gradients:
@@ -50,7 +54,7 @@ def gradients(rows: CountedRows, plan: Plan, values: Values, upstream: Upstream,
 def loss_and_gradients(rows: CountedRows, plan: Plan, upstream: Upstream, needs: Needs) -> tuple[Values, Gradients]:
     """Values, then gradients; the last tiles are not made twice."""
     tiles = _Tiles(rows, plan, keep=plan.kept_tiles)
-    values = _values(rows, _merged(rows, tiles, with_stats=False), with_stats=False)
+    values = _values(tiles, _merged(rows, tiles, with_stats=False), with_stats=False)
     return values, _gradients(rows, tiles, values, upstream, needs)
 
 
@@ -101,15 +105,16 @@ class _Tiles:
         return Tile(start, logits, buffer, self.terms)
 
 
-def _merged(rows: CountedRows, tiles: _Tiles, with_stats: bool) -> _Merged:
+def _merged(rows: CountedRows, tiles: _Tiles, with_stats: bool, top: int = 0) -> _Merged:
     def column(value: float) -> Tensor:
         return torch.full((len(rows),), value, dtype=torch.float64)
 
-    merged = _Merged(
-        column(-torch.inf), column(0), column(0), column(0), column(0), column(-torch.inf), column(-1).long()
-    )
+    merged = _Merged(column(-torch.inf), None, column(0), column(0), column(0), column(-torch.inf), column(-1).long())
     for tile in tiles.for_values():
         _merge(merged, tile, with_stats)
+        if top:
+            found = tile.top(min(top, tile.logits.shape[1]))
+            merged.top = found if merged.top is None else better(merged.top, found, top)
     return merged
 
 
@@ -120,14 +125,16 @@ def _merge(merged: _Merged, tile: Tile, with_stats: bool) -> None:
         merged.entropy = _share(merged.lse, lse) * ((lse - merged.lse).nan_to_num() + merged.entropy) + _share(
             part.lse, lse
         ) * ((lse - part.lse).nan_to_num() + part.entropy)
-        best = tile.logits_at(part.prediction)
+        best = tile.logits_at(part.prediction.unsqueeze(1)).squeeze(1)
         better = (best > merged.best) | (merged.prediction < 0)
         merged.prediction = torch.where(better, part.prediction + tile.start, merged.prediction)
         merged.best = torch.where(better, best, merged.best)
     merged.lse = lse
     merged.spread = merged.spread + part.spread
     merged.mass = merged.mass + part.mass
-    merged.target_logit = torch.where(part.has_target, part.target_logit, merged.target_logit)
+    if part.has_entry is not None and part.entry_logit is not None:
+        before = torch.zeros_like(part.entry_logit) if merged.entry_logit is None else merged.entry_logit
+        merged.entry_logit = torch.where(part.has_entry, part.entry_logit, before)
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:
@@ -135,22 +142,17 @@ def _share(part: Tensor, whole: Tensor) -> Tensor:
     return torch.where(part == -torch.inf, torch.zeros_like(part), (part - whole).exp())
 
 
-def _values(rows: CountedRows, merged: _Merged, with_stats: bool) -> Values:
+def _values(tiles: _Tiles, merged: _Merged, with_stats: bool) -> Values:
     """The definition of the loss, in float64, from the merged state."""
-    terms, values = rows.problem.terms, empty_values(rows, with_stats=with_stats)
+    rows, entries = tiles.rows, tiles.terms.entries
+    top = 0 if merged.top is None else merged.top[1].shape[1]
+    terms, values = rows.problem.terms, empty_values(rows, with_stats=with_stats, top=top)
     where = rows.losses_between(0, len(rows))
     weight = row_weights(rows.problem).reshape(-1)[where].double()
-    row_weight = _row_weight(rows)
     loss = merged.spread + merged.mass * merged.lse.nan_to_num(neginf=-torch.inf, posinf=torch.inf)
     loss = torch.where(merged.mass == 0, merged.spread, loss)
-    if rows.problem.is_hard:
-        hard = merged.lse - merged.target_logit
-        loss = (
-            loss + (1 - terms.label_smoothing) * _class_weight_at_target(rows) * hard
-            if terms.label_smoothing < 1
-            else loss
-        )
-    loss = row_weight * loss
+    if entries is not None and merged.entry_logit is not None and terms.label_smoothing < 1:
+        loss = loss + entries.loss(merged.lse.unsqueeze(1) - merged.entry_logit)
     if terms.z_loss:
         loss = loss + weight * terms.z_loss * merged.lse.square()
     values.loss[where] = loss.to(values.loss.dtype)
@@ -161,19 +163,9 @@ def _values(rows: CountedRows, merged: _Merged, with_stats: bool) -> Values:
     if values.entropy is not None and values.prediction is not None:
         values.entropy[where] = merged.entropy.to(values.entropy.dtype)
         values.prediction[where] = merged.prediction
+    if merged.top is not None and values.top_logit is not None and values.top_index is not None:
+        values.top_logit[where], values.top_index[where] = merged.top
     return values
-
-
-def _row_weight(rows: CountedRows) -> Tensor:
-    weight = rows.terms_between(0, len(rows)).row_weight
-    return torch.ones(len(rows), dtype=torch.float64) if weight is None else weight.detach().double()
-
-
-def _class_weight_at_target(rows: CountedRows) -> Tensor:
-    weight = rows.problem.terms.weight
-    if weight is None:
-        return torch.ones(len(rows), dtype=torch.float64)
-    return weight.detach().double().index_select(0, rows.target_between(0, len(rows)))
 
 
 def _gradients(rows: CountedRows, tiles: _Tiles, values: Values, upstream: Upstream, needs: Needs) -> Gradients:
@@ -184,7 +176,11 @@ def _gradients(rows: CountedRows, tiles: _Tiles, values: Values, upstream: Upstr
     of_hidden = torch.zeros(len(rows), weight.shape[1], dtype=exact) if needs.hidden else None
     of_weight = fresh(weight.shape, dtype) if needs.weight else None
     of_bias = torch.zeros(weight.shape[0], dtype=dtype) if needs.bias else None
+    terms = TermGradients(rows, values, upstream, needs)
     for tile in tiles.for_gradients():
+        terms.add(0, len(rows), tile.start, tile.logits)
+        if not needs.logits:
+            continue
         gradient, stop = tile.gradient(), tile.start + tile.logits.shape[1]
         if of_hidden is not None and exact == dtype:
             of_hidden.addmm_(gradient, weight[tile.start : stop])
@@ -199,4 +195,5 @@ def _gradients(rows: CountedRows, tiles: _Tiles, values: Values, upstream: Upstr
         whole = torch.zeros(rows.hidden.shape, dtype=dtype)
         whole[rows.kept] = of_hidden.to(dtype)
         of_hidden = whole
-    return Gradients(None if of_hidden is None else of_hidden.to(dtype), of_weight, of_bias)
+    made = Gradients(None if of_hidden is None else of_hidden.to(dtype), of_weight, of_bias)
+    return with_terms(made, terms)

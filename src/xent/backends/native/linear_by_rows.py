@@ -10,14 +10,17 @@ from torch import Tensor
 from xent.backends.native import cross_entropy as kernel
 from xent.backends.native.linear_plan import Plan
 from xent.backends.native.linear_rows import CountedRows
+from xent.backends.native.linear_term_gradients import TermGradients, with_terms
 from xent.backends.native.linear_values import Gradients, Needs, Upstream, Values, accumulator_dtype, empty_values
 from xent.backends.native.machine import fresh
+from xent.backends.native.target_entries import scaled
+from xent.backends.native.top_classes import top_classes
 from xent.problem import Rows
 
 
-def forward(rows: CountedRows, plan: Plan, with_stats: bool) -> Values:
-    """Values of every row."""
-    values = empty_values(rows, with_stats=with_stats)
+def forward(rows: CountedRows, plan: Plan, with_stats: bool, top: int = 0) -> Values:
+    """Values of every row, and its `top` most likely classes."""
+    values = empty_values(rows, with_stats=with_stats, top=top)
     for start, stop, _, chunk in _chunks(rows, plan):
         _write_values(rows, start, stop, chunk, values)
     return values
@@ -25,12 +28,15 @@ def forward(rows: CountedRows, plan: Plan, with_stats: bool) -> Values:
 
 def gradients(rows: CountedRows, plan: Plan, values: Values, upstream: Upstream, needs: Needs) -> Gradients:
     """Gradients from the values of an earlier pass."""
-    sums = _Sums(rows, plan, needs)
+    sums, terms = _Sums(rows, plan, needs), TermGradients(rows, values, upstream, needs)
     for start, stop, hidden, chunk in _chunks(rows, plan):
+        terms.add(start, stop, 0, chunk.logits)
+        if not needs.logits:
+            continue
         where = rows.losses_between(start, stop)
         named = {name: value[where] for name, value in values.named().items()}
         sums.add(start, stop, hidden, _in_place(chunk, named, upstream.between(where)))
-    return sums.finished()
+    return with_terms(sums.finished(), terms)
 
 
 def loss_and_gradients(rows: CountedRows, plan: Plan, upstream: Upstream, needs: Needs) -> tuple[Values, Gradients]:
@@ -63,6 +69,11 @@ def _write_values(rows: CountedRows, start: int, stop: int, chunk: Rows, values:
     where = rows.losses_between(start, stop)
     for name, whole in values.named().items():
         whole[where] = named[name]
+    if values.top_index is not None and values.top_logit is not None:
+        best = top_classes(chunk.logits, values.top_index.shape[1], chunk.terms)
+        x = chunk.logits.gather(-1, best.view(*chunk.logits.shape[:-1], -1)).view(best.shape)
+        values.top_index[where] = best
+        values.top_logit[where] = scaled(x.double(), chunk.terms)[0]
     return named
 
 

@@ -1,12 +1,12 @@
 """Linear + cross-entropy that never holds the logits: values and gradients of a `HeadRows`, no autograd.
 
 The products are torch's (the platform's matrix product); the rows in between are the kernels of cross_entropy.py.
-How the work is cut is decided by linear_plan.py; linear_by_rows.py and linear_by_classes.py do it.
+How the work is cut is decided by linear_plan.py; linear_by_rows.py, linear_by_classes.py and linear_by_both.py do it.
 """
 
 from __future__ import annotations
 
-from xent.backends.native import linear_by_classes, linear_by_rows
+from xent.backends.native import linear_by_both, linear_by_classes, linear_by_rows
 from xent.backends.native.linear_plan import Plan, Size, plan
 from xent.backends.native.linear_rows import CountedRows, counted_rows
 from xent.backends.native.linear_values import Gradients, Needs, Upstream, Values
@@ -16,7 +16,7 @@ from xent.problem import HALF
 
 __all__ = ["Gradients", "Needs", "Upstream", "Values", "forward", "gradients", "loss_and_gradients", "plan_of"]
 
-_WAYS = {"rows": linear_by_rows, "classes": linear_by_classes}
+_WAYS = {"rows": linear_by_rows, "classes": linear_by_classes, "both": linear_by_both}
 
 
 def plan_of(problem: HeadRows, needs: Needs | None) -> Plan:
@@ -24,11 +24,11 @@ def plan_of(problem: HeadRows, needs: Needs | None) -> Plan:
     return _plan_of(counted_rows(problem), needs)
 
 
-def forward(problem: HeadRows, *, with_stats: bool) -> Values:
-    """Values of every row: one product."""
+def forward(problem: HeadRows, *, with_stats: bool, top: int = 0) -> Values:
+    """Values of every row, and its `top` most likely classes: one product."""
     rows = counted_rows(problem)
-    cut = _plan_of(rows, None)
-    return _WAYS[cut.by].forward(rows, cut, with_stats)
+    cut = _plan_of(rows, None, top)
+    return _WAYS[cut.by].forward(rows, cut, with_stats, top)
 
 
 def gradients(problem: HeadRows, values: Values, upstream: Upstream, needs: Needs) -> Gradients:
@@ -45,9 +45,9 @@ def loss_and_gradients(problem: HeadRows, upstream: Upstream, needs: Needs) -> t
     return _WAYS[cut.by].loss_and_gradients(rows, cut, upstream, needs)
 
 
-def _plan_of(rows: CountedRows, needs: Needs | None) -> Plan:
+def _plan_of(rows: CountedRows, needs: Needs | None, top: int = 0) -> Plan:
     """One plan for a problem, whatever gradients are asked for: the last bits of a value depend on the cut."""
-    weight = rows.problem.weight
+    problem, weight = rows.problem, rows.problem.weight
     size = Size(
         rows=len(rows),
         features=weight.shape[1],
@@ -55,12 +55,13 @@ def _plan_of(rows: CountedRows, needs: Needs | None) -> Plan:
         item=weight.element_size(),
         half=weight.dtype in HALF,
         weight_gradient=True,
-        sliced=not rows.problem.extra_shape,
+        sliced=not problem.extra_shape,
         gathered=rows.kept is not None,
+        entries=top + (1 if problem.probabilities is None else problem.probabilities.shape[-1]),
     )
     try:
-        return plan(size, rows.problem.max_memory, with_gradient=True)
+        return plan(size, problem.max_memory, with_gradient=True)
     except BackendError:
         if needs is not None and needs.weight:
             raise
-        return plan(size, rows.problem.max_memory, with_gradient=False)  # there is no gradient to make room for
+        return plan(size, problem.max_memory, with_gradient=False)  # there is no gradient to make room for

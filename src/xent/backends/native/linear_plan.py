@@ -7,6 +7,9 @@ in a float32 copy.
 Classes at a time: the logits of all rows for a tile of the classes; first the log-sum-exp over all tiles, then each
 tile again and its gradient. The tiles that memory can hold are not made again. Up to four products; each tile's part
 of the weight gradient is one product, finished at once.
+
+Both, where half inputs leave no room for the float32 sums that either needs: rows for values and the gradient of the
+hidden states, then classes for that of the weight. Four products, and nothing is summed outside of one.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ DEFAULT_BYTES = 64 * MIB  # of extra memory, or a tenth of inputs and gradients 
 _SECONDS_PER_FLOP = 1 / 330e9
 _SECONDS_PER_BYTE = 1 / 12e9
 ROW_BLOCK = 1024  # rows of the hidden gradient that a half product makes at a time
+_ENTRY_BYTES = 128  # of an entry of a sparse target, in float64, while its class is sought
 _ROWS_FOR_HALF_SPEED = 12  # a product with so few rows (or columns) runs at half its speed
 
 
@@ -37,6 +41,7 @@ class Size:
         weight_gradient: whether the weight needs its gradient.
         sliced: whether classes can be cut (not for K-dimensional logits).
         gathered: whether hidden states are copied together, because rows in between are ignored.
+        entries: classes that each target names: k of a sparse one.
     """
 
     rows: int
@@ -47,6 +52,7 @@ class Size:
     weight_gradient: bool
     sliced: bool
     gathered: bool = False
+    entries: int = 1
 
     @property
     def product_seconds(self) -> float:
@@ -65,11 +71,12 @@ class Plan:
     """One way to cut the work.
 
     Attributes:
-        by: "rows" or "classes".
-        step: rows, or classes, at a time.
+        by: "rows", "classes" or "both".
+        step: rows, or classes, at a time; rows of "both".
         kept_tiles: tiles of classes that are not made twice.
         extra_bytes: memory beyond inputs and gradients.
         seconds: what the model expects.
+        tile: classes at a time of "both".
     """
 
     by: str
@@ -77,32 +84,42 @@ class Plan:
     kept_tiles: int
     extra_bytes: int
     seconds: float
+    tile: int = 0
 
     def __str__(self) -> str:
         again = f", {self.kept_tiles} tiles kept" if self.kept_tiles else ""
-        return f"{self.step} {self.by} at a time{again}, {self.extra_bytes / MIB:.1f} MiB beside inputs and gradients"
+        by = f"rows and {self.tile} classes" if self.by == "both" else self.by
+        return f"{self.step} {by} at a time{again}, {self.extra_bytes / MIB:.1f} MiB beside inputs and gradients"
 
 
 def plan(size: Size, max_memory: int | None, *, with_gradient: bool) -> Plan:
-    """The fastest way that keeps to `max_memory`.
+    """The fastest way that keeps to `max_memory`; when None, to the default, or to the least that any way takes.
 
     Raises:
-        BackendError: no way does.
+        BackendError: no way keeps to a given `max_memory`.
     """
     bound = size.default_bytes() if max_memory is None else max_memory
+    while (found := _within(size, bound, with_gradient)) is None:
+        if max_memory is not None:
+            raise BackendError(
+                f"max_memory={bound} bytes for logits of {size.rows} × {size.classes}",
+                f"the smallest chunk, one row, takes {_row_bytes(size)} bytes",
+                "raise max_memory",
+            )
+        bound += bound // 8
+    return found
+
+
+def _within(size: Size, bound: int, with_gradient: bool) -> Plan | None:
     ways = [_by_rows(size, bound, with_gradient), _by_classes(size, bound, with_gradient)]
     possible = [way for way in ways if way is not None]
-    if not possible:
-        raise BackendError(
-            f"max_memory={bound} bytes for logits of {size.rows} × {size.classes}",
-            f"the smallest chunk, one row, takes {_row_bytes(size)} bytes",
-            "raise max_memory",
-        )
-    return min(possible, key=lambda way: way.seconds)
+    if not possible and with_gradient and size.half:
+        return _by_both(size, bound)
+    return min(possible, key=lambda way: way.seconds, default=None)
 
 
 def _row_bytes(size: Size) -> int:
-    return (size.classes + size.features) * size.item + 64  # 64: statistics of a row
+    return (size.classes + size.features) * size.item + _ENTRY_BYTES * (size.entries - 1) + 64  # 64: statistics
 
 
 def _by_rows(size: Size, bound: int, with_gradient: bool) -> Plan | None:
@@ -127,7 +144,7 @@ def _by_rows(size: Size, bound: int, with_gradient: bool) -> Plan | None:
 def _by_classes(size: Size, bound: int, with_gradient: bool) -> Plan | None:
     if not size.sliced or size.rows == 0:
         return None
-    fixed = size.rows * (size.features * size.item * size.gathered + 128)  # 128: statistics of a row, in float64
+    fixed = _fixed_bytes(size)
     if with_gradient and size.half:  # the float32 sum of the hidden gradient, and a product to be added to it
         fixed += size.features * (4 * size.rows + size.item * min(size.rows, ROW_BLOCK))
     column = size.rows * size.item
@@ -145,6 +162,25 @@ def _by_classes(size: Size, bound: int, with_gradient: bool) -> Plan | None:
     copies = 2 * 4 * size.rows * size.features * tiles if with_gradient else 0
     seconds = products * size.product_seconds * slow + copies * _SECONDS_PER_BYTE
     return Plan("classes", step, kept, fixed + (kept + 1) * step * column, seconds)
+
+
+def _by_both(size: Size, bound: int) -> Plan | None:
+    if not size.sliced or size.rows == 0:
+        return None
+    step = min(bound // _row_bytes(size), size.rows)
+    fixed, column = _fixed_bytes(size), size.rows * size.item
+    tile = min((bound - fixed) // column, size.classes)
+    if step < 1 or tile < min(16, size.classes):
+        return None
+    slow = (2 + _ROWS_FOR_HALF_SPEED / step + _ROWS_FOR_HALF_SPEED / tile) / 2
+    extra = max(step * _row_bytes(size), fixed + tile * column)
+    return Plan("both", step, 0, extra, 4 * size.product_seconds * slow, tile)
+
+
+def _fixed_bytes(size: Size) -> int:
+    """What all rows of a tile of classes take beside its logits; 128: statistics of a row, in float64."""
+    gathered = size.features * size.item * size.gathered
+    return size.rows * (gathered + 128 + _ENTRY_BYTES * (size.entries - 1))
 
 
 def _multiple(number: int, of: int) -> int:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from xent.head import HeadRows
-from xent.problem import Rows, stats_dtype
-from xent.terms import LossTerms
+from xent.problem import Rows, counted_mask, safe_target, stats_dtype
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +17,7 @@ class CountedRows:
     """The rows of `problem` that cost a product.
 
     Attributes:
-        problem: the whole problem.
+        problem: the whole problem, without row weights: the caller multiplies the losses by them.
         hidden: its hidden states, (N, D).
         kept: numbers of the rows that count, (M,); None where all do.
     """
@@ -48,8 +47,16 @@ class CountedRows:
         return self.kept[start:stop]
 
     def target_between(self, start: int, stop: int) -> Tensor:
-        """Targets (n, *extra) or (n, *extra, C)."""
-        target, lead = self.problem.target, self.problem.hidden.ndim - 1
+        """Targets (n, *extra), (n, *extra, C) or (n, k)."""
+        return self._between(self.problem.target, start, stop)
+
+    def probabilities_between(self, start: int, stop: int) -> Tensor | None:
+        """Probabilities (n, k) of sparse targets, else None."""
+        probabilities = self.problem.probabilities
+        return None if probabilities is None else self._between(probabilities.detach(), start, stop)
+
+    def _between(self, target: Tensor, start: int, stop: int) -> Tensor:
+        lead = self.problem.hidden.ndim - 1
         if lead == 0:
             return target.unsqueeze(0)[start:stop]
         if lead == 1:
@@ -57,28 +64,22 @@ class CountedRows:
         rows = torch.arange(start, stop) if self.kept is None else self.kept[start:stop]
         return target[torch.unravel_index(rows, target.shape[:lead])]
 
-    def terms_between(self, start: int, stop: int) -> LossTerms:
-        """The terms with the row weights (n, *extra) of these rows."""
-        terms = self.problem.terms
-        if terms.row_weight is None:
-            return terms
-        flat = terms.row_weight.reshape(-1)[self.losses_between(start, stop)]
-        return replace(terms, row_weight=flat.reshape(stop - start, *self.problem.extra_shape))
-
     def problem_between(self, start: int, stop: int, logits: Tensor) -> Rows:
         """The problem of these rows, with their logits (n, C·K) made."""
         extra = self.problem.extra_shape
         if extra:
             logits = logits.unflatten(1, (self.problem.num_classes, *extra)).movedim(1, -1)
-        return Rows(logits, self.target_between(start, stop), self.terms_between(start, stop))
+        target, probabilities = self.target_between(start, stop), self.probabilities_between(start, stop)
+        return Rows(logits, target, self.problem.terms, probabilities)
 
 
 def counted_rows(problem: HeadRows) -> CountedRows:
     """The rows of `problem` without the ignored ones (all of them for probabilities and K-dimensional logits)."""
     hidden = problem.hidden.detach().reshape(-1, problem.hidden.shape[-1])
-    if not problem.is_hard or problem.extra_shape:
+    counted = counted_mask(problem)
+    if counted is None or problem.extra_shape:
         return CountedRows(problem, hidden, None)
-    counted = problem.target.reshape(-1) != problem.terms.ignore_index
+    counted = counted.reshape(-1)
     return CountedRows(problem, hidden, None if bool(counted.all()) else counted.nonzero().squeeze(1))
 
 
@@ -86,10 +87,10 @@ def row_weights(problem: HeadRows) -> Tensor:
     """What each row adds to the mean's denominator, (*rows, *extra): known before any product."""
     terms, dtype = problem.terms, stats_dtype(problem.hidden.dtype)
     weight = torch.ones(problem.row_shape, dtype=dtype)
-    if problem.is_hard:
-        counted = problem.target != terms.ignore_index
-        if terms.weight is not None:
-            safe = problem.target.masked_fill(~counted, 0)
-            weight = terms.weight.detach().to(dtype).index_select(0, safe.reshape(-1)).reshape(safe.shape)
+    if problem.is_hard and terms.weight is not None:
+        safe = safe_target(problem)
+        weight = terms.weight.detach().to(dtype).index_select(0, safe.reshape(-1)).reshape(safe.shape)
+    counted = counted_mask(problem)
+    if counted is not None:
         weight = weight.masked_fill(~counted, 0)
     return weight if terms.row_weight is None else weight * terms.row_weight.detach().to(dtype)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from xent.backends.native.linear_rows import CountedRows, row_weights
 from xent.backends.native.linear_values import Upstream, Values
+from xent.backends.native.target_entries import RowGradients, TargetEntries, entry_gradient, scaled, target_entries
+from xent.backends.native.top_classes import top_classes
 from xent.problem import stats_dtype
 
 if TYPE_CHECKING:
@@ -18,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class TileValues:
-    """What a tile adds to the rows' state, float64, each (M,)."""
+    """What a tile adds to the rows' state, float64, each (M,); of the k entries of a target (M, k)."""
 
     lse: Tensor
     spread: Tensor  # Σ t_c (lse_tile − z_c) − mass · lse_tile
     mass: Tensor
-    has_target: Tensor
-    target_logit: Tensor
+    has_entry: Tensor | None
+    entry_logit: Tensor | None
     entropy: Tensor | None
     prediction: Tensor | None
 
@@ -36,35 +38,38 @@ class TileTerms:
         self.rows, self.terms = rows, rows.problem.terms
         self.dtype = stats_dtype(rows.hidden.dtype)
         self.count, self.classes = len(rows), rows.problem.num_classes
+        self.is_dense = rows.problem.is_dense
         self.target = rows.target_between(0, self.count)
         self.zeros = torch.zeros(self.count, dtype=torch.int64)
         weight = self.terms.weight
         self.class_weight = None if weight is None else weight.detach().to(self.dtype)
+        self.entries = None if self.is_dense else self._entries()
+
+    def _entries(self) -> TargetEntries:
+        terms = self.terms
+        index = self.target.masked_fill(self.target == terms.ignore_index, 0)
+        probabilities = self.rows.probabilities_between(0, self.count)
+        return target_entries(index, probabilities, self.class_weight, self.classes, terms.label_smoothing)
 
     def begin_backward(self, values: Values, upstream: Upstream, where: Tensor | slice) -> None:
         """Fold the upstream gradients into what multiplies p_c and t_c."""
         terms = self.terms
-        self.lse = values.exact_lse[where]
         g = torch.zeros(self.count, dtype=torch.float64) if upstream.loss is None else upstream.loss.double()
-        row_weight = self.rows.terms_between(0, self.count).row_weight
-        self.g_target = g if row_weight is None else g * row_weight.detach().double()
-        weight = row_weights(self.rows.problem).reshape(-1)[where].double()
-        g_lse = self.g_target * self._mass(values, where) + 2 * terms.z_loss * g * weight * self.lse
+        weight, lse = row_weights(self.rows.problem).reshape(-1)[where].double(), values.exact_lse[where]
+        g_lse = g * self._mass(values, where) + 2 * terms.z_loss * g * weight * lse
         if upstream.lse is not None:
             g_lse = g_lse + upstream.lse.double()
-        self.g_lse = g_lse
-        self.g_entropy = upstream.entropy
-        self.entropy = None if values.entropy is None else values.entropy[where]
+        entropy = None if values.entropy is None else values.entropy[where].double()
+        g_entropy = None if upstream.entropy is None else upstream.entropy.double()
+        self.row = RowGradients(g, g_lse, lse, torch.zeros_like(lse), g_entropy, entropy)
 
     def _mass(self, values: Values, where: Tensor | slice) -> Tensor:
         """The sum a of the weighted target over all classes."""
         if values.mass is not None:
             return values.mass[where].double()
-        smoothing = self.terms.label_smoothing
-        if self.class_weight is None:
-            return torch.ones(self.count, dtype=torch.float64)
-        mass = (1 - smoothing) * self.class_weight.double().index_select(0, self.target)
-        return mass + smoothing / self.classes * self.class_weight.sum(dtype=torch.float64)
+        mass = torch.zeros(self.count, dtype=torch.float64) if self.entries is None else self.entries.mass.sum(1)
+        total = self.classes if self.class_weight is None else self.class_weight.sum(dtype=torch.float64)
+        return mass + self.terms.label_smoothing / self.classes * total
 
 
 class Tile:
@@ -74,10 +79,8 @@ class Tile:
         self.start, self.logits, self.buffer, self._shared = start, logits, buffer, shared
 
     def logits_at(self, column: Tensor) -> Tensor:
-        """Z of one class of the tile for each row, float64, after scale and soft cap."""
-        terms = self._shared.terms
-        z = self.logits.gather(1, column.unsqueeze(1)).squeeze(1).double() * terms.logit_scale
-        return z if terms.softcap is None else terms.softcap * torch.tanh(z / terms.softcap)
+        """Z of some classes of the tile for each row, (M, k), float64, after scale and soft cap."""
+        return scaled(self.logits.gather(1, column).double(), self._shared.terms)[0]
 
     def values(self, with_stats: bool) -> TileValues:
         """The tile's part of the rows' state."""
@@ -89,55 +92,58 @@ class Tile:
         if with_stats:
             outputs["entropy"] = torch.empty(shared.count, dtype=shared.dtype)
             outputs["prediction"] = torch.empty(shared.count, dtype=torch.int64)
-        if not shared.rows.problem.is_hard:
+        if shared.is_dense:
             outputs["mass"] = torch.empty(shared.count, dtype=shared.dtype)
         _kernels.cross_entropy(self._kernel_problem(backward=False), outputs, torch.get_num_threads())
         empty = outputs["lse"] == -torch.inf  # every class of the tile masked: NaN as a softmax, nothing as a part
         lse = outputs["exact_lse"].masked_fill(empty, -torch.inf)
         mass, spread = self._dense_target(outputs, lse)
-        column = shared.target - self.start if shared.rows.problem.is_hard else shared.zeros
-        has_target = (column >= 0) & (column < self.logits.shape[1])
-        has_target &= shared.rows.problem.is_hard
+        has_entry, entry_logit = self._entry_logits()
         return TileValues(
             lse=lse,
             spread=spread,
             mass=mass,
-            has_target=has_target,
-            target_logit=self.logits_at(column.masked_fill(~has_target, 0)),
+            has_entry=has_entry,
+            entry_logit=entry_logit,
             entropy=outputs["entropy"].double().masked_fill(empty, 0) if with_stats else None,
             prediction=outputs.get("prediction"),
         )
+
+    def top(self, count: int) -> tuple[Tensor, Tensor]:
+        """Z and indices of the most likely classes of the tile, (M, count)."""
+        best = top_classes(self.logits, count, self._shared.terms)
+        return self.logits_at(best), best + self.start
 
     def gradient(self) -> Tensor:
         """dL/dlogits (M, T), written over the logits."""
         from xent.backends.native import _kernels
 
         shared = self._shared
-        at_target = self._target_entries() if shared.rows.problem.is_hard else None
-        g_target = shared.g_target.to(shared.dtype)
-        if shared.rows.problem.is_hard:
+        row, at_entries = shared.row, self._entry_gradients()
+        g_target = row.target.to(shared.dtype)
+        if not shared.is_dense:
             g_target = g_target * (shared.terms.label_smoothing * self.logits.shape[1] / shared.classes)
-        dense = not shared.rows.problem.is_hard or shared.terms.label_smoothing > 0
         upstream = _kernels.Upstream(
-            g_target if dense else None,
-            shared.g_lse.to(shared.dtype),
-            shared.g_entropy,
-            shared.lse,
-            shared.entropy,
-            None if shared.rows.problem.is_hard else torch.zeros(shared.count, dtype=shared.dtype),
+            g_target if shared.is_dense or shared.terms.label_smoothing > 0 else None,
+            row.lse.to(shared.dtype),
+            None if row.entropy is None else row.entropy.to(shared.dtype),
+            row.saved_lse,
+            None if row.saved_entropy is None else row.saved_entropy.to(shared.dtype),
+            torch.zeros(shared.count, dtype=shared.dtype) if shared.is_dense else None,
         )
         _kernels.cross_entropy_gradient(
             self._kernel_problem(backward=True), upstream, self.logits, False, torch.get_num_threads()
         )
-        if at_target is not None:
-            rows, column, value = at_target
+        if at_entries is not None:
+            rows, column, value = at_entries
             self.logits[rows, column] = value.to(self.logits.dtype)
         return self.logits
 
     def _kernel_problem(self, *, backward: bool) -> _kernels.Problem:
         """The tile as a problem of its own, without row weight and z-term, which the caller adds.
 
-        A hard target counts by its dense part alone: smoothing 1 over the tile (its own entry is set apart), or none.
+        A hard or sparse target counts by its dense part alone: smoothing 1 over the tile, or none; its entries are
+        set apart.
         Backward, the sum of its class weights is given as 0: its gradient then has no p_c of its own, ĝ carries it all.
         """
         from xent.backends.native import _kernels
@@ -145,11 +151,9 @@ class Tile:
         shared, terms = self._shared, self._shared.terms
         stop = self.start + self.logits.shape[1]
         weight = None if shared.class_weight is None else shared.class_weight[self.start : stop]
-        hard = shared.rows.problem.is_hard
-        made = _kernels.Problem(
-            self.logits, shared.zeros if hard else None, None if hard else self._probabilities(), weight, None
-        )
-        smoothing = 1.0 if hard and terms.label_smoothing > 0 else 0.0
+        target, probabilities = (None, self._probabilities()) if shared.is_dense else (shared.zeros, None)
+        made = _kernels.Problem(self.logits, target, probabilities, weight, None)
+        smoothing = 1.0 if not shared.is_dense and terms.label_smoothing > 0 else 0.0
         total = 0.0 if backward else self._class_weight_sum()
         made.set_options(-1, smoothing, 0.0, terms.softcap or 0.0, terms.logit_scale, total)
         return made
@@ -164,9 +168,9 @@ class Tile:
         return float(width if weight is None else weight[self.start : self.start + width].sum(dtype=torch.float64))
 
     def _dense_target(self, outputs: dict[str, Tensor], lse: Tensor) -> tuple[Tensor, Tensor]:
-        """Mass and spread of the probability target, or of the smoothing of a hard one."""
+        """Mass and spread of the dense target, or of the smoothing of another."""
         shared, width = self._shared, self.logits.shape[1]
-        if shared.rows.problem.is_hard:
+        if not shared.is_dense:
             if not shared.terms.label_smoothing:
                 nothing = torch.zeros_like(lse)
                 return nothing, nothing
@@ -179,23 +183,22 @@ class Tile:
         spread = loss - mass * lse
         return mass, torch.where(masked, torch.where(mass == 0, 0.0, torch.inf), spread)
 
-    def _target_entries(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows whose target is in the tile, its column, and the entry of the gradient there, from the logits."""
-        shared, terms = self._shared, self._shared.terms
-        column = shared.target - self.start
-        rows = ((column >= 0) & (column < self.logits.shape[1])).nonzero().squeeze(1)
-        column = column[rows]
-        x = self.logits[rows, column].double() * terms.logit_scale
-        slope = torch.full_like(x, terms.logit_scale)
-        if terms.softcap is not None:
-            bent = torch.tanh(x / terms.softcap)
-            x, slope = terms.softcap * bent, slope * (1 - bent.square())
-        log_p = x - shared.lse[rows]
-        p = log_p.exp()
-        weight = 1.0 if shared.class_weight is None else shared.class_weight[shared.target[rows]].double()
-        mass = (1 - terms.label_smoothing + terms.label_smoothing / shared.classes) * weight
-        entry = shared.g_lse[rows] * p - shared.g_target[rows] * mass
-        if shared.g_entropy is not None and shared.entropy is not None:
-            surprisal = torch.where(p > 0, p * (log_p + shared.entropy[rows].double()), 0.0)
-            entry = entry - shared.g_entropy[rows].double() * surprisal
-        return rows, column, entry * slope
+    def _entry_logits(self) -> tuple[Tensor | None, Tensor | None]:
+        """Which entries of the targets are in the tile, and their z, both (M, k)."""
+        entries = self._shared.entries
+        if entries is None:
+            return None, None
+        column = entries.index - self.start
+        here = (column >= 0) & (column < self.logits.shape[1])
+        return here, self.logits_at(column.masked_fill(~here, 0))
+
+    def _entry_gradients(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Rows with an entry in the tile, its column, and its gradient from the logits; equal entries get one value."""
+        shared, entries = self._shared, self._shared.entries
+        if entries is None:
+            return None
+        column = entries.index - self.start
+        rows, number = ((column >= 0) & (column < self.logits.shape[1])).nonzero(as_tuple=True)
+        column = column[rows, number]
+        x = self.logits[rows, column].double()
+        return rows, column, entry_gradient(x, entries.total[rows, number], shared.terms, shared.row.at(rows))

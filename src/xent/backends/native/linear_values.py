@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from xent.backends.native.linear_rows import CountedRows
-from xent.problem import HALF, stats_dtype
+from xent.head import HeadRows
+from xent.problem import HALF, counted_mask, stats_dtype
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,9 +21,12 @@ class Values:
         weight: what the row adds to the mean's denominator.
         exact_lse: logsumexp in float64.
         lse_low: what float64 rounded off it.
-        mass: Σ_c w_c q_c of probability targets, else None.
+        mass: Σ_c w_c q_c of dense probability targets, else None.
         entropy: of the prediction; None without statistics, as the next.
         prediction: most likely class.
+        top_index: the most likely classes (N·K, k), −1 for ignored rows; None where none are asked for.
+        top_logit: their z, float64.
+        counted: mask of the losses that count, where ignored ones are not left out of the work.
     """
 
     loss: Tensor
@@ -32,10 +36,14 @@ class Values:
     mass: Tensor | None
     entropy: Tensor | None
     prediction: Tensor | None
+    top_index: Tensor | None = None
+    top_logit: Tensor | None = None
+    counted: Tensor | None = None
 
     def named(self) -> dict[str, Tensor]:
-        """Those that are there, by the names of the kernel's outputs."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        """Those of the kernel's outputs that are there, by their names there."""
+        others = ("top_index", "top_logit", "counted")
+        return {name: value for name, value in vars(self).items() if value is not None and name not in others}
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +53,16 @@ class Upstream:
     loss: Tensor | None
     lse: Tensor | None = None
     entropy: Tensor | None = None
+    weight: Tensor | None = None
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether neither the losses nor the weights of the rows are asked about."""
+        return self.loss is None and self.weight is None
 
     def between(self, where: Tensor | slice) -> Upstream:
         """Those of some rows."""
-        return Upstream(*(None if g is None else g[where] for g in (self.loss, self.lse, self.entropy)))
+        return Upstream(*(None if g is None else g[where] for g in (self.loss, self.lse, self.entropy, self.weight)))
 
 
 @dataclass(frozen=True)
@@ -58,18 +72,37 @@ class Needs:
     hidden: bool
     weight: bool
     bias: bool
+    target: bool = False
+    class_weight: bool = False
+    probabilities: bool = False
+
+    @property
+    def logits(self) -> bool:
+        """Whether any of them goes through the gradient of the logits."""
+        return self.hidden or self.weight or self.bias
+
+    @property
+    def terms(self) -> bool:
+        """Whether the target or the class weight is asked for."""
+        return self.target or self.class_weight or self.probabilities
 
 
 @dataclass(eq=False)
 class Gradients:
-    """Gradients of hidden (N, D), weight (C·K, D) and bias (C·K,), in the inputs' dtype; None where not asked for."""
+    """Gradients of hidden (N, D), weight (C·K, D) and bias (C·K,), in the inputs' dtype; None where not asked for.
+
+    Those of a dense target, of the class weight (C,) and of the probabilities of a sparse target likewise.
+    """
 
     hidden: Tensor | None
     weight: Tensor | None
     bias: Tensor | None
+    target: Tensor | None = None
+    class_weight: Tensor | None = None
+    probabilities: Tensor | None = None
 
 
-def empty_values(rows: CountedRows, *, with_stats: bool) -> Values:
+def empty_values(rows: CountedRows, *, with_stats: bool, top: int = 0) -> Values:
     """Values of no row yet: those of ignored rows."""
     problem = rows.problem
     count, dtype = len(rows.hidden) * rows.per_hidden, stats_dtype(problem.hidden.dtype)
@@ -78,10 +111,19 @@ def empty_values(rows: CountedRows, *, with_stats: bool) -> Values:
         weight=torch.zeros(count, dtype=dtype),
         exact_lse=torch.zeros(count, dtype=torch.float64),
         lse_low=torch.zeros(count, dtype=torch.float64),
-        mass=None if problem.is_hard else torch.zeros(count, dtype=dtype),
+        mass=torch.zeros(count, dtype=dtype) if problem.is_dense else None,
         entropy=torch.zeros(count, dtype=dtype) if with_stats else None,
         prediction=torch.full((count,), -1) if with_stats else None,
+        top_index=torch.full((count, top), -1) if top else None,
+        top_logit=torch.zeros(count, top, dtype=torch.float64) if top else None,
+        counted=_counted(problem),
     )
+
+
+def _counted(problem: HeadRows) -> Tensor | None:
+    """Ignored rows are dropped but for K-dimensional logits."""
+    counted = counted_mask(problem) if problem.extra_shape else None
+    return None if counted is None else counted.reshape(-1)
 
 
 def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:

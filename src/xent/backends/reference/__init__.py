@@ -16,6 +16,7 @@ from xent.backends.reference import (
     log_softmax,
     logsumexp,
     nll_loss,
+    token_logprobs,
 )
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "logsumexp",
     "nll_loss",
     "refusal",
+    "token_logprobs",
 ]
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xent.problem import Rows
+from xent.problem import Rows, counted_mask, safe_target, true_class
 from xent.row_stats import RowStats
 from xent.terms import LossTerms
 
@@ -27,17 +27,17 @@ def rows_with_stats(problem: Rows) -> RowStats:
     z = scaled_logits(problem.logits, problem.terms, problem.stats_dtype)
     log_p = z.log_softmax(-1)
     loss, weight = _loss_and_weight(problem, z, log_p)
-    counted = counted_rows(problem)
+    counted = counted_mask(problem)
     lse = _where(counted, z.logsumexp(-1))
     prediction = z.argmax(-1)
-    true_class = problem.target if problem.is_hard else problem.target.argmax(-1)
+    is_true = prediction == true_class(problem)
     return RowStats(
         loss=loss,
         lse=lse,
         entropy=_where(counted, entropy(log_p)),
         z_loss=problem.terms.z_part(weight, lse),
         prediction=prediction if counted is None else prediction.masked_fill(~counted, -1),
-        correct=(prediction == true_class) if counted is None else (prediction == true_class) & counted,
+        correct=is_true if counted is None else is_true & counted,
         weight=weight,
     )
 
@@ -52,11 +52,6 @@ def scaled_logits(logits: Tensor, terms: LossTerms, dtype: torch.dtype) -> Tenso
     return z
 
 
-def counted_rows(problem: Rows) -> Tensor | None:
-    """Mask of the rows that count; None where all of them do."""
-    return problem.target != problem.terms.ignore_index if problem.is_hard else None
-
-
 def entropy(log_p: Tensor) -> Tensor:
     """−Σ p ln p over the classes, in nats; a class of probability 0 adds 0."""
     return -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0)).sum(-1)
@@ -64,30 +59,48 @@ def entropy(log_p: Tensor) -> Tensor:
 
 def _loss_and_weight(problem: Rows, z: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
     terms = problem.terms
-    loss, weight = _hard(problem, log_p) if problem.is_hard else _soft(problem, log_p)
+    if problem.probabilities is not None:
+        loss, weight = _sparse(problem, problem.probabilities, log_p)
+    else:
+        loss, weight = _hard(problem, log_p) if problem.is_hard else _soft(problem, log_p)
     if terms.row_weight is not None:
         row_weight = terms.row_weight.to(loss.dtype)
         loss, weight = loss * row_weight, weight * row_weight
     if terms.z_loss:
         loss = loss + weight * terms.z_loss * z.logsumexp(-1).square()
-    counted = counted_rows(problem)
+    counted = counted_mask(problem)
     return _where(counted, loss), _where(counted, weight)
 
 
 def _hard(problem: Rows, log_p: Tensor) -> tuple[Tensor, Tensor]:
     """Class indices: (1 − ε) w[y] (−ln p_y) + (ε / C) Σ_c w_c (−ln p_c)."""
-    terms, class_weight = problem.terms, class_weight_of(problem)
-    target = problem.target.masked_fill(problem.target == terms.ignore_index, 0)  # any class: the row is masked later
+    class_weight, target = class_weight_of(problem), safe_target(problem)
     loss = -log_p.gather(-1, target.unsqueeze(-1)).squeeze(-1)
     weight = torch.ones_like(loss) if class_weight is None else class_weight_at(class_weight, target)
     if class_weight is not None:
         loss = weight * loss
-    if terms.label_smoothing:
-        weighted = log_p if class_weight is None else log_p * class_weight
-        smooth = -weighted.sum(-1) / problem.num_classes
-        kept = 1 - terms.label_smoothing
-        loss = kept * loss + terms.label_smoothing * smooth if kept else smooth  # kept = 0: not 0·∞ for p = 0
-    return loss, weight
+    return _smoothed(problem, loss, log_p, class_weight), weight
+
+
+def _sparse(problem: Rows, q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
+    """A few probabilities: (1 − ε) Σ_j q_j w_j (−ln p_j) + (ε / C) Σ_c w_c (−ln p_c); 0 · ln 0 = 0 as below."""
+    q, class_weight, index = q.to(log_p.dtype), class_weight_of(problem), safe_target(problem)
+    log_p_j = log_p.gather(-1, index)
+    terms = q * log_p_j.masked_fill((q == 0) & (log_p_j == -torch.inf), 0)
+    if class_weight is not None:
+        terms = terms * class_weight_at(class_weight, index)
+    loss = -terms.sum(-1)
+    return _smoothed(problem, loss, log_p, class_weight), torch.ones_like(loss)
+
+
+def _smoothed(problem: Rows, loss: Tensor, log_p: Tensor, class_weight: Tensor | None) -> Tensor:
+    """(1 − ε) · loss + (ε / C) Σ_c w_c (−ln p_c)."""
+    smoothing = problem.terms.label_smoothing
+    if not smoothing:
+        return loss
+    weighted = log_p if class_weight is None else log_p * class_weight
+    smooth, kept = -weighted.sum(-1) / problem.num_classes, 1 - smoothing
+    return kept * loss + smoothing * smooth if kept else smooth  # kept = 0: not 0·∞ for p = 0
 
 
 def _soft(problem: Rows, log_p: Tensor) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,7 @@ def with_logits(problem: HeadRows) -> Rows:
     """The same problem with its logits made, held whole."""
     _check_memory(problem)
     logits = linear(problem.hidden, problem.weight, problem.bias)
-    return Rows(problem.logit_rows(logits), problem.target, problem.terms)
+    return Rows(problem.logit_rows(logits), problem.target, problem.terms, problem.probabilities)
 
 
 def _check_memory(problem: HeadRows) -> None:

@@ -1,8 +1,9 @@
 """The native column under torch's autograd.
 
-First-order reverse mode with respect to the logits runs the kernels; other tensors that require gradient, and a
-backward pass that is itself differentiated (`create_graph`), differentiate the reference formula. What no kernel
-may see (transforms, tracing, tensor subclasses) is refused, with the reason.
+First-order reverse mode with respect to the logits runs the kernels, and of linear_cross_entropy with respect to
+targets and weights too. Targets and weights of the other losses that require gradient, and a backward pass that is
+itself differentiated (`create_graph`), differentiate the reference formula. What no kernel may see (transforms,
+tracing, tensor subclasses) is refused, with the reason.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from xent.ops.native import (
     log_softmax,
     logsumexp,
     nll_loss,
+    token_logprobs,
 )
 from xent.ops.native.again import is_wrapped
+from xent.sparse_target import SparseTarget
 
 __all__ = [
     "binary_cross_entropy",
@@ -33,6 +36,7 @@ __all__ = [
     "nll_loss",
     "note",
     "refusal",
+    "token_logprobs",
 ]
 
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -56,19 +60,19 @@ def refusal(operation: str, input: Tensor, *others: Tensor | None) -> str | None
         reason = _reason_against(tensor)
         if reason is not None:
             return reason
-    if operation == "linear_cross_entropy" and torch.is_autocast_enabled("cpu"):
-        return "autocast picks the dtype of the product, which the reference leaves to torch"
     return None
 
 
-def note(operation: str, tensors: tuple[Tensor, ...], terms: dict[str, object]) -> str:
+def note(operation: str, tensors: tuple[Tensor | SparseTarget, ...], terms: dict[str, object]) -> str:
     """How a linear + cross-entropy would be cut, if its linear weight is known."""
-    if operation != "linear_cross_entropy" or len(tensors) < 2 or tensors[1].ndim < 2:
+    hidden, *rest = tensors
+    weight = rest[0] if operation == "linear_cross_entropy" and rest else terms.get("linear_weight")
+    if not isinstance(hidden, Tensor) or not isinstance(weight, Tensor) or weight.ndim < 2:
         return ""
-    if tensors[0].shape[-1:] != tensors[1].shape[-1:]:
+    if hidden.shape[-1:] != weight.shape[-1:]:
         return ""
     bound = terms.get("max_memory")
-    return str(linear_cross_entropy.plan_of_shapes(tensors[0], tensors[1], bound if isinstance(bound, int) else None))
+    return str(linear_cross_entropy.plan_of_shapes(hidden, weight, bound if isinstance(bound, int) else None))
 
 
 def _reason_against(tensor: Tensor) -> str | None:

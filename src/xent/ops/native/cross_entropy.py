@@ -12,7 +12,7 @@ from torch import Tensor
 from xent.backends import reference
 from xent.backends.native import cross_entropy as kernel
 from xent.ops.native.again import kernels_may_run, reference_gradient
-from xent.problem import Rows
+from xent.problem import Rows, true_class
 from xent.row_stats import RowStats
 from xent.terms import LossTerms
 
@@ -28,20 +28,24 @@ def rows_with_stats(problem: Rows) -> RowStats:
     """Loss, weight and statistics of every row."""
     outputs = _RowsWithStats.apply(*_tensors(problem), problem.terms)
     loss, lse, entropy, weight, prediction = (value.view(problem.logits.shape[:-1]) for value in outputs)
-    true_class = problem.target if problem.is_hard else problem.target.argmax(-1)
     return RowStats(
         loss=loss,
         lse=lse,
         entropy=entropy,
         z_loss=problem.terms.z_part(weight, lse),
         prediction=prediction,
-        correct=(prediction == true_class) & (prediction >= 0),  # an ignored row predicts −1
+        correct=(prediction == true_class(problem)) & (prediction >= 0),  # an ignored row predicts −1
         weight=weight,
     )
 
 
-def _tensors(problem: Rows) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    return problem.logits, problem.target, problem.terms.weight, problem.terms.row_weight
+def _tensors(problem: Rows) -> tuple[Tensor | None, ...]:
+    return problem.logits, problem.target, problem.terms.weight, problem.terms.row_weight, problem.probabilities
+
+
+def _problem(tensors: tuple[Tensor, ...], terms: LossTerms) -> Rows:
+    logits, target, weight, row_weight, probabilities = tensors
+    return Rows(logits, target, replace(terms, weight=weight, row_weight=row_weight), probabilities)
 
 
 def _save(ctx: Any, problem: Rows, values: dict[str, Tensor]) -> None:
@@ -53,17 +57,15 @@ def _save(ctx: Any, problem: Rows, values: dict[str, Tensor]) -> None:
 
 
 def _problem_of(ctx: Any) -> tuple[Rows, kernel.Saved]:
-    logits, target, weight, row_weight, exact_lse, entropy, mass, lse_low = ctx.saved_tensors
-    terms = replace(ctx.terms, weight=weight, row_weight=row_weight)
-    return Rows(logits, target, terms), kernel.Saved(exact_lse, entropy, mass, lse_low)
+    tensors = ctx.saved_tensors  # read once: activation checkpointing makes them again for it
+    return _problem(tensors[:5], ctx.terms), kernel.Saved(*tensors[5:])
 
 
 class _Rows(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, target: Tensor, weight: Tensor | None, row_weight: Tensor | None, terms: LossTerms
-    ) -> tuple[Tensor, Tensor]:
-        problem = Rows(logits, target, terms)
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        logits, target, _, _, probabilities, terms = inputs
+        problem = Rows(logits, target, terms, probabilities)
         values = kernel.forward(problem, with_stats=False)
         _save(ctx, problem, values)
         if not _needs_weight(ctx):
@@ -73,19 +75,18 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         if all(g is None for g in gradients):
-            return (None,) * 5
-        if not any(ctx.needs_input_grad[1:]) and kernels_may_run(*gradients):
+            return (None,) * 6
+        if not any(ctx.needs_input_grad[1:5]) and kernels_may_run(*gradients):
             problem, saved = _problem_of(ctx)
-            return kernel.gradient(problem, saved, gradients[0]), None, None, None, None
+            return kernel.gradient(problem, saved, gradients[0]), *(None,) * 5
         return *_of_reference(ctx, _rows_again, gradients), None
 
 
 class _RowsWithStats(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, target: Tensor, weight: Tensor | None, row_weight: Tensor | None, terms: LossTerms
-    ) -> tuple[Tensor, ...]:
-        problem = Rows(logits, target, terms)
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        logits, target, _, _, probabilities, terms = inputs
+        problem = Rows(logits, target, terms, probabilities)
         values = kernel.forward(problem, with_stats=True)
         _save(ctx, problem, values)
         ctx.mark_non_differentiable(values["prediction"], *(() if _needs_weight(ctx) else (values["weight"],)))
@@ -94,10 +95,10 @@ class _RowsWithStats(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         if all(g is None for g in gradients):
-            return (None,) * 5
-        if not any(ctx.needs_input_grad[1:]) and kernels_may_run(*gradients):
+            return (None,) * 6
+        if not any(ctx.needs_input_grad[1:5]) and kernels_may_run(*gradients):
             problem, saved = _problem_of(ctx)
-            return kernel.gradient(problem, saved, *gradients[:3]), None, None, None, None
+            return kernel.gradient(problem, saved, *gradients[:3]), *(None,) * 5
         return *_of_reference(ctx, _stats_again, gradients[:4]), None
 
 
@@ -109,12 +110,10 @@ def _needs_weight(ctx: Any) -> bool:
 def _of_reference(
     ctx: Any, formula: Callable[[Rows], tuple[Tensor, ...]], upstream: tuple[Tensor | None, ...]
 ) -> tuple[Tensor | None, ...]:
-    def of_tensors(
-        logits: Tensor, target: Tensor, weight: Tensor | None, row_weight: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        return formula(Rows(logits, target, replace(ctx.terms, weight=weight, row_weight=row_weight)))
+    def of_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return formula(_problem(tensors, ctx.terms))
 
-    return reference_gradient(of_tensors, ctx.saved_tensors[:4], ctx.needs_input_grad[:4], upstream)
+    return reference_gradient(of_tensors, ctx.saved_tensors[:5], ctx.needs_input_grad[:5], upstream)
 
 
 def _rows_again(problem: Rows) -> tuple[Tensor, ...]:
