@@ -21,6 +21,8 @@ _HOME_OF = {
     "token_logprobs": "xent.functional",
     "accelerate": "xent.functional",
     "RowStats": "xent.functional",
+    "explain": "xent.inspection",
+    "Explanation": "xent.inspection",
     "LossTerms": "xent.terms",
     "backend": "xent.ops",
     "choices": "xent.ops",
@@ -29,6 +31,7 @@ _HOME_OF = {
 _SUBMODULES = ("errors", "functional", "nn", "ops")
 
 __all__ = [
+    "Explanation",
     "LossTerms",
     "RowStats",
     "XentError",
@@ -40,6 +43,7 @@ __all__ = [
     "choices",
     "cross_entropy",
     "errors",
+    "explain",
     "functional",
     "linear_cross_entropy",
     "log_softmax",
@@ -65,6 +69,7 @@ if TYPE_CHECKING:
         nll_loss,
         token_logprobs,
     )
+    from xent.inspection import Explanation, explain
     from xent.ops import backend, choices
     from xent.terms import LossTerms
 

@@ -1,0 +1,104 @@
+"""Whether the value derived anew is the tensor's value, counted in units in the last place (ulp) of its dtype.
+
+The derived sum is exact: float64, rounded once. torch adds numbers of the loss's own dtype one to the other, so that
+its sum may be further from the exact one than 2 ulp where rows are many or the dtype is narrow. How far rounding can
+carry it is bounded (Higham, *Accuracy and Stability of Numerical Algorithms*, 4.2, for sums in blocks):
+
+    |error| ≤ (⌈log₂ n⌉ + 4) · u · Σ |upstream · cost|            u: half the spacing of the dtype at 1
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xent.report._numbers import number
+
+ULPS_OF_EQUALS = 2
+
+
+@dataclass(frozen=True)
+class Equality:
+    """The tensor's value beside the derived one.
+
+    Attributes:
+        value: the tensor's (of the element that is furthest off, where there are several).
+        derived: the same, derived in float64.
+        ulps: steps of the dtype between the tensor's value and the derived one, rounded to the dtype.
+        allowed: the difference that rounding explains.
+        dtype: the tensor's.
+        made_by: "torch" or "xent".
+        elements: how many values were compared.
+    """
+
+    value: float
+    derived: float
+    ulps: float
+    allowed: float
+    dtype: torch.dtype
+    made_by: str = "torch"
+    elements: int = 1
+
+    @property
+    def difference(self) -> float:
+        """The tensor's value less the derived one; 0 where both are the same infinity, or NaN."""
+        if self.value == self.derived or (math.isnan(self.value) and math.isnan(self.derived)):
+            return 0.0
+        return self.value - self.derived
+
+    @property
+    def holds(self) -> bool:
+        """Whether the two are equal to within 2 ulp."""
+        return self.ulps <= ULPS_OF_EQUALS
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether the two differ by more than 2 ulp, and by no more than rounding in the loss's dtype explains."""
+        return not self.holds and abs(self.difference) <= self.allowed
+
+    @property
+    def explained(self) -> bool:
+        """Whether nothing is left to explain."""
+        return self.holds or self.is_rounding
+
+    def __str__(self) -> str:
+        if self.holds:
+            return f"equal ({self.ulps:.0f} ulp)"
+        dtype = str(self.dtype).removeprefix("torch.")
+        if self.is_rounding:
+            return (
+                f"{self.ulps:.0f} ulp apart, by {number(self.difference)}: sums in {dtype} may be off by "
+                f"{number(self.allowed)}, the derived one is exact"
+            )
+        return f"NOT EQUAL: {number(self.difference)} of it is not explained"
+
+
+def compared(value: Tensor, derived: Tensor, magnitude: float, count: int, made_by: str) -> Equality:
+    """Compare the tensor with the derived values of its shape; `magnitude` is Σ |upstream · cost| of `count` rows."""
+    given, found = value.detach().reshape(-1).cpu(), derived.detach().reshape(-1).double()
+    if not given.numel():
+        return Equality(0.0, 0.0, 0.0, 0.0, value.dtype, made_by, 0)
+    unit = torch.finfo(value.dtype).eps / 2
+    steps = _ulps(given, found)
+    worst = int(steps.argmax())
+    depth = math.ceil(math.log2(max(count, 2))) + 4
+    allowed = depth * unit * magnitude
+    return Equality(
+        float(given[worst].double()), float(found[worst]), float(steps[worst]), allowed, value.dtype, made_by,
+        given.numel(),
+    )  # fmt: skip
+
+
+def _ulps(given: Tensor, found: Tensor) -> Tensor:
+    """Steps of the dtype between each pair; 0 for equal infinities and for NaN beside NaN."""
+    info = torch.finfo(given.dtype)
+    exact = given.double()
+    rounded = found.to(given.dtype).double()
+    size = torch.maximum(exact.abs(), rounded.abs()).clamp(min=info.smallest_normal)
+    spacing = torch.exp2(torch.floor(torch.log2(size))) * info.eps
+    steps = ((exact - rounded).abs() / spacing).round()
+    same = (exact == rounded) | (exact.isnan() & rounded.isnan())
+    return torch.where(same, 0.0, steps.nan_to_num(nan=float("inf"), posinf=float("inf")))
