@@ -64,7 +64,7 @@ class DeviceError(XentError, ValueError, RuntimeError):
     """Tensors of one call that live on different devices."""
 
 
-class NotExplained(XentError, ValueError):
+class NotExplained(XentError, ValueError):  # noqa: N818  (what it says of the loss)
     """A loss value whose way from the logits can't be read."""
 
 

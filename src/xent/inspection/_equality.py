@@ -32,6 +32,7 @@ class Equality:
         dtype: the tensor's.
         made_by: "torch" or "xent".
         elements: how many values were compared.
+        magnitude: Σ |upstream · cost|.
     """
 
     value: float
@@ -41,6 +42,7 @@ class Equality:
     dtype: torch.dtype
     made_by: str = "torch"
     elements: int = 1
+    magnitude: float = 0.0
 
     @property
     def difference(self) -> float:
@@ -57,7 +59,12 @@ class Equality:
     @property
     def is_rounding(self) -> bool:
         """Whether the two differ by more than 2 ulp, and by no more than rounding in the loss's dtype explains."""
-        return not self.holds and abs(self.difference) <= self.allowed
+        return not self.holds and (abs(self.difference) <= self.allowed or self.is_overflow)
+
+    @property
+    def is_overflow(self) -> bool:
+        """Whether the tensor is an infinity because its dtype ends before the sum of its rows does."""
+        return math.isinf(self.value) and math.isfinite(self.derived) and self.magnitude > 0.99 * _end(self.dtype)
 
     @property
     def explained(self) -> bool:
@@ -68,10 +75,13 @@ class Equality:
         if self.holds:
             return f"equal ({self.ulps:.0f} ulp)"
         dtype = str(self.dtype).removeprefix("torch.")
+        if self.is_overflow:
+            return f"{dtype} ends at {number(_end(self.dtype), 0)}: the sum of the rows overflowed"
         if self.is_rounding:
+            exact = "" if self.dtype == torch.float64 else ", the derived one is exact"
             return (
                 f"{self.ulps:.0f} ulp apart, by {number(self.difference)}: sums in {dtype} may be off by "
-                f"{number(self.allowed)}, the derived one is exact"
+                f"{number(self.allowed)}{exact}"
             )
         return f"NOT EQUAL: {number(self.difference)} of it is not explained"
 
@@ -88,8 +98,12 @@ def compared(value: Tensor, derived: Tensor, magnitude: float, count: int, made_
     allowed = depth * unit * magnitude
     return Equality(
         float(given[worst].double()), float(found[worst]), float(steps[worst]), allowed, value.dtype, made_by,
-        given.numel(),
+        given.numel(), magnitude,
     )  # fmt: skip
+
+
+def _end(dtype: torch.dtype) -> float:
+    return float(torch.finfo(dtype).max)
 
 
 def _ulps(given: Tensor, found: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ def _check_loss(loss: object, weight: Tensor | None, terms: dict[str, Any]) -> N
     if not loss.is_floating_point():
         raise DtypeError(f"loss has dtype {loss.dtype}", "a loss is floating point", BY_ARGUMENTS)
     if weight is not None or terms:
-        given = sorted({*terms, *(["weight"] if weight is not None else [])})
+        given: list[str] = sorted({*terms, *(["weight"] if weight is not None else [])})
         raise NotExplained(
             f"{', '.join(given)} without a target",
             "a graph already holds the options of its loss",
@@ -121,7 +121,7 @@ def _explained_graph(loss: Tensor, names: Names) -> Explanation:
         raise reason.in_words() from reason
     leaves = fold.leaves
     factors = _factors(derived, leaves)
-    terms, rests = merged(leaves, factors, loss.dtype)
+    terms, rests = merged(leaves, factors, loss.dtype, fold.divisors[0] if len(fold.divisors) == 1 else None)
     if not terms:
         names_found = sorted({type(leaf).__name__ for leaf in leaves})
         raise NotExplained(
@@ -132,7 +132,7 @@ def _explained_graph(loss: Tensor, names: Names) -> Explanation:
     linear = sum(term.value for term in terms) + sum(rest.value for rest in rests)
     magnitude = derived_magnitude([leaf.values for leaf in leaves], factors)
     whole = float(derived.detach().sum())
-    is_sum = not abs(linear - whole) > 1e-9 * max(magnitude, abs(whole))
+    is_sum = not abs(linear - whole) > 8 * max(torch.finfo(loss.dtype).eps, 1e-9) * max(magnitude, abs(whole))
     count = sum(leaf.values.numel() * (leaf.base.shape[leaf.class_dim] if isinstance(leaf, ClassSums) else 1)
                 for leaf in leaves)  # fmt: skip
     made_by = "xent" if any(term.written.startswith("xent.") for term in terms) else "torch"

@@ -22,7 +22,7 @@ from xent.inspection._term import Term
 from xent.report import Receipt, ResultTable
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderResult
 
     from xent.inspection._gradient import Gradient
 
@@ -66,7 +66,7 @@ class Explanation:
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean loss of a row."""
+        """Exp of the mean loss of a row."""
         return self._landmarks_of_first().perplexity
 
     @property
@@ -242,10 +242,10 @@ class Explanation:
         what = " + ".join(heading(term) for term in self.terms) or "no cross-entropy"
         return f"<Explanation: {what}: {self.value:.4g}, {self.equality}>"
 
-    def __rich__(self) -> RenderableType:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from xent.report._terminal import rich_receipt
 
-        return rich_receipt(self.receipt)
+        yield rich_receipt(self.receipt, min(options.max_width, 100))
 
     def _repr_html_(self) -> str:
         from xent.report._notebook import html_receipt

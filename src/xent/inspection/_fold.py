@@ -33,12 +33,14 @@ class Fold:
         leaves: what was found at its end.
         added: nodes that added something without a graph, which no node keeps.
         unread: addends that could not be read, with the reason.
+        divisors: numbers that scalars were divided by.
     """
 
     def __init__(self) -> None:
         self.leaves: list[Leaf] = []
         self.added: list[Edge] = []
         self.unread: list[Unreadable] = []
+        self.divisors: list[float] = []
         self._known: dict[tuple[int, int], Tensor] = {}
         self._has_rows: dict[tuple[int, int], bool] = {}
 
@@ -196,7 +198,7 @@ def _addend(fold: Fold, edge: Edge, place: int) -> Tensor:
 
 
 def _log(fold: Fold, edge: Edge) -> Tensor:
-    """ln of a row's number; ln Σ exp over the classes is a log-sum-exp however it is written."""
+    """Ln of a row's number; ln Σ exp over the classes is a log-sum-exp however it is written."""
     behind = edge.operands[0]
     if behind is None:
         raise Unreadable(edge)
@@ -322,12 +324,19 @@ def _elementwise(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Fold
     return replay
 
 
+def _divided(fold: Fold, edge: Edge) -> Tensor:
+    quotient = _elementwise(torch.div)(fold, edge)
+    if edge.shape == () and (len(edge.operands) < 2 or edge.operands[1] is None):
+        fold.divisors.append(float(operand_value(edge, "other")))
+    return quotient
+
+
 _REPLAYS: dict[str, Callable[[Fold, Edge], Tensor]] = {
     "Neg": _unary(torch.neg),
     "Add": _added(1),
     "Sub": _added(-1),
     "Mul": _elementwise(torch.mul),
-    "Div": _elementwise(torch.div),
+    "Div": _divided,
     "Sum": _reduced(mean=False),
     "Mean": _reduced(mean=True),
     "MaskedFill": _masked_fill,

@@ -93,7 +93,7 @@ def _explanation(leaf: Whole, value: Tensor, terms: LossTerms, names: Names) -> 
     binary = isinstance(leaf.problem, Elements)
     first = whole_term(leaf, torch.ones(len(cost), dtype=torch.float64))
     denominator = _denominator(first, terms, binary)
-    upstream = torch.where(first.counted, 1 / denominator if denominator else torch.nan, 0.0).double()
+    upstream = first.counted.double() / (denominator or torch.nan)
     words = "normalizer" if terms.normalizer is not None else ""
     term: Term = replace(first, upstream=upstream)
     given = denominator if terms.reduction == "mean" and terms.normalizer is not None else None

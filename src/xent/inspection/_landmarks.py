@@ -43,7 +43,7 @@ class Landmarks:
 
     @property
     def bits(self) -> float:
-        """nats / ln 2."""
+        """Nats / ln 2."""
         return self.nats / math.log(2)
 
     @property
@@ -67,7 +67,6 @@ def landmarks_of(term: Term) -> Landmarks | None:
     cost = term.cost if term.z_part is None else term.cost - term.z_part
     value = exact_sum((term.upstream * cost)[term.counted])
     prior = exact_sum(torch.special.entr(mass / whole))
-    num_classes = term.num_classes
     uniform = math.log(term.num_classes)
     return Landmarks(value / whole, max(floor / whole, 0.0), prior, uniform, term.num_classes, whole)
 
@@ -84,7 +83,7 @@ def _class_mass_and_floor(term: Term) -> tuple[Tensor, float]:
 
 
 def _entropy_of_mass(t: Tensor) -> Tensor:
-    """a · H(t / a) = Σ entr(t) + a ln a."""
+    """A · H(t / a) = Σ entr(t) + a ln a."""
     a = t.sum(-1)
     return torch.special.entr(t).sum(-1) - torch.special.entr(a)
 

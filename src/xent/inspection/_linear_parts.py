@@ -1,4 +1,4 @@
-"""An element of the graph as a sum of factor · (element of a table): what stands between a pick and its log-probability.
+"""An element of the graph as a sum of factor · (element of a table): what stands between a pick and ln p.
 
 −(lp · mask)[i, y]   →   factor −mask[i], table lp, place (i, y)
 """
@@ -15,6 +15,7 @@ from xent.inspection._leaves import LogProbabilities, leaf_rows
 
 _CHECKED_WHOLE = 1 << 20  # numbers; larger tables are looked at in some rows
 _SOME_ROWS = 64
+LAST_OF_LOG_SOFTMAX = ("Log", "Add")  # ln(softmax), x − logsumexp
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +82,9 @@ def class_dim_of(table: Expression) -> int | None:
         return table.class_dim
     if isinstance(table, View) and table.same_places:
         return class_dim_of(table.base)
-    if not isinstance(table, Elementwise) or not table.shape or table.numel == 0 or _has_picks(table):
+    if not isinstance(table, Elementwise) or not table.name.startswith(LAST_OF_LOG_SOFTMAX):
+        return None  # a factor times log-probabilities can look normalised, where one class has it all
+    if not table.shape or table.numel == 0 or _has_picks(table):
         return None
     if not hasattr(table, "_class_dim"):
         dims = range(len(table.shape) - 1, -1, -1)

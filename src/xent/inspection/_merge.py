@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from xent.inspection._binary_by_hand import logarithms_of, pairs_of, term_by_hand
 from xent.inspection._expressions import Expression
+from xent.inspection._join import joined
 from xent.inspection._leaves import ClassSums, Leaf, LogSumExps, Other, Picks, Whole, leaf_rows
 from xent.inspection._linear_parts import class_dim_of
-from xent.inspection._soft_targets import SoftTargets, soft_targets
-from xent.inspection._reduction_words import reduced_like
+from xent.inspection._reduction_words import reduced_like, without_rounding
 from xent.inspection._scores import LogitScores, Scores, TableScores
+from xent.inspection._soft_targets import SoftTargets, soft_targets
 from xent.inspection._term import Term, exact_sum
 from xent.inspection._whole_terms import whole_term
 from xent.terms import LossTerms
@@ -39,6 +41,7 @@ class _Group:
 
     base: Expression
     tolerance: float
+    divisor: float | None = None
     picks: list[tuple[Picks, Tensor]] = field(default_factory=list)
     sums: list[tuple[ClassSums, Tensor]] = field(default_factory=list)
     lses: list[tuple[LogSumExps, Tensor]] = field(default_factory=list)
@@ -53,8 +56,13 @@ class _Group:
         raise AssertionError("a group has a leaf")
 
 
-def merged(leaves: Sequence[Leaf], factors: Sequence[Tensor], dtype: torch.dtype) -> tuple[list[Term], list[Rest]]:
-    """Terms and rests; their values add up to the value, if the fold is linear. `dtype` is the loss's."""
+def merged(
+    leaves: Sequence[Leaf], factors: Sequence[Tensor], dtype: torch.dtype, divisor: float | None
+) -> tuple[list[Term], list[Rest]]:
+    """Terms and rests; their values add up to the value, if the fold is linear.
+
+    `dtype` is the loss's; `divisor` is what the graph divided a scalar by, if it did so once.
+    """
     tolerance = max(1e-9, 8 * torch.finfo(dtype).eps) if dtype != torch.float64 else 1e-9
     terms: list[Term] = []
     rests: list[Rest] = []
@@ -66,18 +74,32 @@ def merged(leaves: Sequence[Leaf], factors: Sequence[Tensor], dtype: torch.dtype
         elif isinstance(leaf, LogSumExps) and leaf.squared:
             rests.append(_rest("logsumexp²", leaf, flat))
         elif isinstance(leaf, (Picks, ClassSums, LogSumExps)):
-            group = groups.setdefault(leaf.base.key, _Group(leaf.base, tolerance))
+            group = groups.setdefault(leaf.base.key, _Group(leaf.base, tolerance, divisor))
             chosen = {Picks: group.picks, ClassSums: group.sums, LogSumExps: group.lses}[type(leaf)]
             chosen.append((leaf, flat))  # type: ignore[arg-type]
         elif isinstance(leaf, Other) and bool((flat != 0).any()):
             rests.append(_rest(leaf.edge.name.removesuffix("Backward0"), leaf, flat))
+    terms.extend(_binary_terms(groups, tolerance))
     for group in groups.values():
         term = _term_of(group)
         if term is not None:
             terms.append(term)
         else:
             rests.extend(_rests_of(group))
-    return terms, rests
+    return joined(terms), rests
+
+
+def _binary_terms(groups: dict[Hashable, _Group], tolerance: float) -> list[Term]:
+    """Terms of pairs of logarithms; their groups are taken out."""
+    found = {key: logarithms_of(group.base, group.picks) for key, group in groups.items()}
+    known = {key: logarithms for key, logarithms in found.items() if logarithms is not None}
+    terms = []
+    for one, other in pairs_of(known):
+        term = term_by_hand(known[one], known[other], tolerance)
+        if term is not None:
+            terms.append(term)
+            del groups[one], groups[other]
+    return terms
 
 
 def _rest(written: str, leaf: Leaf, factor: Tensor) -> Rest:
@@ -156,7 +178,7 @@ def _picked(group: _Group) -> _Picked:
         weight = torch.ones(len(factor), dtype=torch.float64) if leaf.weight is None else leaf.weight.reshape(-1)
         values = leaf.values.detach().reshape(-1)
         keep = torch.ones_like(counted) if leaf.counted is not None else factor != 0
-        if len(factor) <= len(_unique(rows)):  # no row twice: rows masked by hand are shown as such
+        if leaf.counted is None and len(factor) <= len(rows.unique()):  # rows masked by hand are shown as such
             keep, counted = torch.ones_like(counted), counted & (factor != 0)
         parts.append(tuple(part[keep] for part in (rows, classes, factor, values, counted, weight)))
     joined = [torch.cat(column) for column in zip(*parts, strict=True)]
@@ -164,10 +186,6 @@ def _picked(group: _Group) -> _Picked:
     seen = tuple(size for size in first.values.shape if size != 1) or (len(joined[0]),)
     seen = seen if torch.Size(seen).numel() == len(joined[0]) else (len(joined[0]),)
     return _Picked(*joined, seen, first)  # type: ignore[arg-type]
-
-
-def _unique(rows: Tensor) -> Tensor:
-    return rows.unique()
 
 
 def _hard(group: _Group, scores: Scores, lse: Tensor | None) -> Term | None:
@@ -180,10 +198,10 @@ def _hard(group: _Group, scores: Scores, lse: Tensor | None) -> Term | None:
     smoothing, class_weight, smooth = 0.0, picked.first.class_weight, None
     upstream = _quotient(-picked.factor, weight)
     if group.sums:
-        found = _smoothing(group, picked, weight)
+        found = _smoothing(group, picked, weight) or _smoothing(group, picked, _weight_of_sums(group, picked))
         if found is None:
             return None
-        smoothing, upstream, smooth, class_weight = found
+        smoothing, upstream, smooth, class_weight, weight = found
     surprisal = -picked.values if lse is None else scores.lse[picked.rows] - picked.values  # type: ignore[attr-defined]
     cost = weight * surprisal if smooth is None else (1 - smoothing) * weight * surprisal + smoothing * smooth
     if smoothing == 1 and smooth is not None:
@@ -192,7 +210,7 @@ def _hard(group: _Group, scores: Scores, lse: Tensor | None) -> Term | None:
     target = torch.where(picked.counted, picked.classes, -1)
     if picked.first.ignore_index is not None:
         target = torch.where(picked.counted, picked.classes, picked.first.ignore_index)
-    row_weight, upstream, weight, cost = _own_factors(upstream, weight, cost, picked.counted, group.tolerance)
+    row_weight, upstream, weight, cost = _own_factors(upstream, weight, cost, picked.counted, group)
     return reduced_like(
         Term(
             kind="cross_entropy",
@@ -217,24 +235,27 @@ def _hard(group: _Group, scores: Scores, lse: Tensor | None) -> Term | None:
 
 
 def _own_factors(
-    upstream: Tensor, weight: Tensor, cost: Tensor, counted: Tensor, tolerance: float
+    upstream: Tensor, weight: Tensor, cost: Tensor, counted: Tensor, group: _Group
 ) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
-    """Factors that differ from row to row are row weights."""
+    """Factors that differ from row to row are row weights, over what the graph divided by."""
     known = upstream[counted & upstream.isfinite()]
-    if not len(known) or bool(((known - known[0]).abs() <= tolerance * known.abs().max()).all()):
+    if not len(known) or bool(((known - known[0]).abs() <= group.tolerance * known.abs().max()).all()):
         same = known[0] if len(known) else torch.ones((), dtype=torch.float64)
         return None, torch.where(counted, same, 0.0), weight, cost
-    row_weight = torch.where(counted & upstream.isfinite(), upstream, 0.0)
-    return row_weight, torch.where(counted, 1.0, 0.0).double(), weight * row_weight, cost * row_weight
+    divisor = group.divisor or 1.0
+    row_weight = torch.where(counted & upstream.isfinite(), upstream * divisor, 0.0)
+    return row_weight, counted.double() / divisor, weight * row_weight, cost * row_weight
 
 
 def _quotient(above: Tensor, below: Tensor) -> Tensor:
-    """above / below; NaN where a weight of 0 hides the factor."""
+    """Above / below; NaN where a weight of 0 hides the factor."""
     return torch.where(below != 0, above / below, torch.nan)
 
 
-def _smoothing(group: _Group, picked: _Picked, weight: Tensor) -> tuple[float, Tensor, Tensor, Tensor | None] | None:
-    """ε, upstream, the mean over the classes of each row and the class weight; None if no one ε fits all rows."""
+def _smoothing(
+    group: _Group, picked: _Picked, weight: Tensor
+) -> tuple[float, Tensor, Tensor, Tensor | None, Tensor] | None:
+    """ε, upstream, mean over the classes of each row, weight of class and row; None if no one ε fits all rows."""
     count, num_classes = scores_rows(group), group.base.shape[group.class_dim]
     factor = _per_row(group.sums, count)
     profile = _class_profile(group)
@@ -243,20 +264,25 @@ def _smoothing(group: _Group, picked: _Picked, weight: Tensor) -> tuple[float, T
     spread, own = num_classes * -factor[picked.rows], -picked.factor
     counted = picked.counted & (weight != 0)
     ratio = (spread * weight / own)[counted]
-    if not len(ratio):
-        return None
+    if not len(ratio):  # nothing counts: no number says what ε was
+        return 0.0, torch.full_like(own, torch.nan), torch.zeros_like(own), None, weight
     shares = torch.where(ratio.isinf() | ratio.isnan(), 1.0, ratio / (1 + ratio))
     if bool(((shares - shares[0]).abs() > group.tolerance).any()):
         return None
-    smoothing = float(f"{float(shares[0]):.12g}")
-    short = float(f"{smoothing:.4g}")
-    smoothing = short if abs(smoothing - short) <= group.tolerance else smoothing
+    smoothing = without_rounding(float(shares[0]), group.tolerance)
     upstream = spread / smoothing if smoothing else _quotient(own, weight)
     values = group.sums[0][0].values.detach().reshape(-1)[picked.rows]
-    return smoothing, upstream, -values / num_classes, profile if isinstance(profile, Tensor) else None
+    return smoothing, upstream, -values / num_classes, profile if isinstance(profile, Tensor) else None, weight
 
 
-def _class_profile(group: _Group) -> Tensor | None | bool:
+def _weight_of_sums(group: _Group, picked: _Picked) -> Tensor:
+    """w[target], where the graph has the class weight in the sum over classes alone."""
+    profile = _class_profile(group)
+    weight = profile[picked.classes] if isinstance(profile, Tensor) else picked.weight
+    return torch.where(picked.counted, weight, 0.0)
+
+
+def _class_profile(group: _Group) -> Tensor | bool | None:
     """The one factor of each class in the sum over classes; None without one, False where rows differ."""
     profile = None
     for expression in group.sums[0][0].factors:
@@ -289,9 +315,7 @@ def _soft(group: _Group, scores: Scores, lse: Tensor | None) -> Term | None:
     counted = torch.ones(count, dtype=torch.bool) if found.counted is None else found.counted
     counted = counted & (factor != 0) if bool((factor != 0).any()) else counted
     weight = counted.double()
-    row_weight, upstream, weight, cost = _own_factors(
-        upstream, weight, torch.where(counted, cost, 0.0), counted, group.tolerance
-    )
+    row_weight, upstream, weight, cost = _own_factors(upstream, weight, torch.where(counted, cost, 0.0), counted, group)
     shape = tuple(size for size in leaf_rows(group.base, group.class_dim) if size != 1) or (count,)
     return reduced_like(
         Term(

@@ -56,7 +56,8 @@ def heading(term: Term, dtype: str = "") -> str:
         parts.append(f"each of {term.num_rows:,} rows")
     else:
         times = "" if term.factor == 1 else f"{typed(term.factor)} × "
-        parts.append(f"{times}sum over {term.num_counted:,} {'elements' if term.is_binary else 'rows'}")
+        noun = "element" if term.is_binary else "row"
+        parts.append(f"{times}sum over {term.num_counted:,} {noun}{'' if term.num_counted == 1 else 's'}")
     if not term.is_binary:
         parts.append(f"{term.num_classes:,} {'class' if term.num_classes == 1 else 'classes'}")
     return " · ".join([*parts, dtype] if dtype else parts)

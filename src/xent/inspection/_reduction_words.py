@@ -70,10 +70,13 @@ def _mean(term: Term, denominator: float, words: str, upstream: float, tolerance
 
 def _typed(factor: float, tolerance: float) -> float:
     """A factor without what rounding added to it."""
-    if not math.isfinite(factor):
-        return factor
-    short = float(f"{factor:.4g}")
-    return short if _is(factor, short, tolerance) else factor
+    return without_rounding(factor, tolerance * abs(factor))
+
+
+def without_rounding(value: float, off: float) -> float:
+    """The shortest number, of four digits at most, that is no further off."""
+    shorter = (float(f"{value:.{digits}g}") for digits in range(1, 5)) if math.isfinite(value) else ()
+    return next((short for short in shorter if abs(value - short) <= off), value)
 
 
 def _is(value: float, wanted: float, tolerance: float) -> bool:

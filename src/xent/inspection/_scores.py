@@ -1,4 +1,4 @@
-"""What each row says of its classes: log-probabilities of the rows that are asked for, and logits where they are known."""
+"""What each row says of its classes: ln p of the rows that are asked for, and logits where they are known."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Scores:
         return torch.Size(self.row_shape).numel()
 
     def log_probs(self, rows: Tensor) -> Tensor:
-        """ln p of all classes of some rows, (n, C) float64."""
+        """Ln p of all classes of some rows, (n, C) float64."""
         raise NotImplementedError
 
     def logits_at(self, rows: Tensor, classes: Tensor) -> Tensor | None:
@@ -136,7 +136,7 @@ class LogitScores(Scores):
         return self.table.at(tuple(index))
 
     def log_prob_at(self, rows: Tensor, classes: Tensor) -> Tensor:
-        """ln p of one class of each row, from the log-sum-exp that is known."""
+        """Ln p of one class of each row, from the log-sum-exp that is known."""
         assert self.lse is not None
         return self._scaled(self.logits_at(rows, classes)) - self.lse[rows]
 

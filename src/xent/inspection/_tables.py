@@ -95,7 +95,7 @@ def _from_torch(edge: Edge) -> Expression:
 
 
 def _logits_behind(probabilities: Edge | None) -> Edge | None:
-    """x of softmax(x), or of exp(x) / Σ exp(x)."""
+    """X of softmax(x), or of exp(x) / Σ exp(x)."""
     if probabilities is None:
         return None
     kind = probabilities.name.rstrip("0123456789")

@@ -108,7 +108,7 @@ class Term:
         )  # fmt: skip
 
     def log_probs(self, rows: Tensor) -> Tensor:
-        """ln p (m, C) of rows of the term."""
+        """Ln p (m, C) of rows of the term."""
         return self.scores.log_probs(self.row_ids[rows])
 
     def distributions(self, rows: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ class Term:
         return one_hot.scatter_(1, self.target[rows].masked_fill(~counted, 0).unsqueeze(1), 1.0) * counted.unsqueeze(1)
 
     def mass(self, rows: Tensor) -> Tensor:
-        """t (m, C): what multiplies −ln p of each class in the cost, without the z-term."""
+        """T (m, C): what multiplies −ln p of each class in the cost, without the z-term."""
         q, smoothing = self.distributions(rows), self.label_smoothing
         weight = self._class_weights(rows)
         if self.target is not None and not self.is_binary:  # the target's own weight, and each class's on its share
@@ -142,7 +142,7 @@ class Term:
         return self.class_weight[rows]
 
     def gradient(self, rows: Tensor) -> Tensor:
-        """d value / d logits (m, C) of rows: upstream · (a · p − t), with a = Σ t, and the z-term's share."""
+        """D value / d logits (m, C) of rows: upstream · (a · p − t), with a = Σ t, and the z-term's share."""
         p, mass = self.log_probs(rows).exp(), self.mass(rows)
         of_cost = mass.sum(-1, keepdim=True) * p - mass
         if self.z_slope is not None:

@@ -109,7 +109,7 @@ def _flip(edge: Edge, base: Expression) -> Callable[[Index], Index]:
 
 
 def _index(edge: Edge, base: Expression) -> Callable[[Index], Index]:
-    """torch's (numpy's) rule: adjacent index tensors are replaced by their broadcast shape in place, others in front."""
+    """Torch's (numpy's) rule: the shape of index tensors stands in their place if they are adjacent, else in front."""
     given = _as_numbers(edge, base)
     where = [dim for dim, part in enumerate(given) if part is not None]
     chosen = torch.broadcast_tensors(*(part for part in given if part is not None))

@@ -117,7 +117,7 @@ def _surprisal(
     return torch.where(counted, scores.lse[rows] - scores._scaled(found), 0.0)
 
 
-def _probabilities(problem: Rows | HeadRows):  # noqa: ANN202
+def _probabilities(problem: Rows | HeadRows):
     target = problem.target.detach()
 
     def of_rows(rows: Tensor) -> Tensor:

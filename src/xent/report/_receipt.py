@@ -67,29 +67,26 @@ class Receipt:
     blocks: tuple[Title | Line | RulerLine | ResultTable, ...]
 
     def __str__(self) -> str:
-        lines: list[str] = []
-        for block in self.blocks:
-            lines.extend(as_text(block))
-        return "\n".join(lines)
+        return "\n".join(line for block in self.blocks for line in as_text(block))
 
 
-def as_text(block: Title | Line | RulerLine | ResultTable) -> list[str]:
-    """A block as lines of at most 100 columns."""
+def as_text(block: Title | Line | RulerLine | ResultTable, columns: int = WIDTH) -> list[str]:
+    """A block as lines of at most so many columns."""
     if isinstance(block, Title):
-        return wrapped(block.text, "", "  ")
+        return wrapped(block.text, "", "  ", columns)
     if isinstance(block, RulerLine):
-        return [f" ruler  {block.drawn()}"]
+        return [f" ruler  {block.drawn(max(min(60, columns - 24), 10))}"]
     if isinstance(block, ResultTable):
-        return block.lines()
-    return wrapped(block.text, f" {block.label:<6} ", " " * 8)
+        return block.lines(columns)
+    return wrapped(block.text, f" {block.label:<6} ", " " * 8, columns)
 
 
-def wrapped(text: str, first: str, later: str) -> list[str]:
-    """Words in lines of at most 100 columns, behind a label."""
+def wrapped(text: str, first: str, later: str, columns: int) -> list[str]:
+    """Words in lines of at most so many columns, behind a label."""
     lines, line = [], first
     for word in text.split(" "):
         joined = line + word if line in (first, later) else f"{line} {word}"
-        if width(joined) > WIDTH and line not in (first, later):
+        if width(joined) > columns and line not in (first, later):
             lines.append(line)
             joined = later + word
         line = joined

@@ -12,9 +12,10 @@ from xent.report._numbers import cell
 from xent.report._style import page
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderResult
 
 WIDTH = 100
+_NARROWEST = 9  # columns that a text at the right end may be cut to before it is left out
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,15 @@ class ResultTable(Sequence[dict[str, Any]]):
     def __str__(self) -> str:
         return "\n".join(self.lines())
 
-    def lines(self) -> list[str]:
-        """The table as lines of at most 100 columns."""
-        body = [" " + line for line in _aligned(self)]
-        return [*([self.title] if self.title else []), *body, *self.below]
+    def lines(self, columns: int = WIDTH) -> list[str]:
+        """The table as lines of at most so many columns; what does not fit on the right is left out."""
+        body = [" " + line for line in _aligned(self, columns - 1)]
+        return [*([shortened(self.title, columns)] if self.title else []), *body, *self.below]
 
-    def __rich__(self) -> RenderableType:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from xent.report._terminal import rich_table
 
-        return rich_table(self)
+        yield rich_table(self, min(options.max_width, WIDTH))
 
     def _repr_html_(self) -> str:
         return page(self.html())
@@ -112,18 +113,26 @@ def _side(column: Column) -> str:
     return "" if column.kind == "text" else " class='n'"
 
 
-def _aligned(table: ResultTable) -> list[str]:
+def _aligned(table: ResultTable, most: int) -> list[str]:
     grid = [[column.header for column in table.columns]]
     grid += [[shortened(cell(r.get(c.key), c.kind), c.most) for c in table.columns] for r in table.records]
-    widths = [max(width(line[place]) for line in grid) for place in range(len(table.columns))]
-    lines = []
-    for line in grid:
-        parts = []
-        for text, size, column in zip(line, widths, table.columns, strict=True):
-            space = " " * (size - width(text))
-            parts.append(text + space if column.kind == "text" else space + text)
-        lines.append(shortened("  ".join(parts).rstrip(), WIDTH - 1))
-    return lines
+    columns = list(table.columns)
+    widths = [max(width(line[place]) for line in grid) for place in range(len(columns))]
+    while len(columns) > 1 and (over := sum(widths) + 2 * (len(widths) - 1) - most) > 0:
+        if columns[-1].kind == "text" and widths[-1] - over >= _NARROWEST:
+            widths[-1] -= over
+        else:
+            del columns[-1], widths[-1]
+    return [_line(line, widths, columns) for line in grid]
+
+
+def _line(texts: Sequence[str], widths: Sequence[int], columns: Sequence[Column]) -> str:
+    parts = []
+    for whole, size, column in zip(texts, widths, columns, strict=False):
+        text = shortened(whole, size)
+        space = " " * (size - width(text))
+        parts.append(text + space if column.kind == "text" else space + text)
+    return "  ".join(parts).rstrip()
 
 
 def width(text: str) -> int:

@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.text import Text
 
 from xent.report._receipt import Line, Receipt, RulerLine, Title, as_text
-from xent.report._table import ResultTable
+from xent.report._table import WIDTH, ResultTable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 _VERDICT = {"good": "green", "bad": "bold red", "": ""}
 
 
-def rich_receipt(receipt: Receipt) -> RenderableType:
+def rich_receipt(receipt: Receipt, columns: int = WIDTH) -> RenderableType:
     """A receipt with colours; the words are those of its text."""
-    return Group(*(rich_block(block) for block in receipt.blocks))
+    return Group(*(rich_block(block, columns) for block in receipt.blocks))
 
 
-def rich_block(block: Title | Line | RulerLine | ResultTable) -> RenderableType:
+def rich_block(block: Title | Line | RulerLine | ResultTable, columns: int) -> RenderableType:
     """One block."""
     if isinstance(block, ResultTable):
-        return rich_table(block)
-    text = Text("\n".join(as_text(block)), no_wrap=True, overflow="ellipsis")
+        return rich_table(block, columns)
+    text = Text("\n".join(as_text(block, columns)), no_wrap=True, overflow="ellipsis")
     if isinstance(block, Title):
         text.stylize("bold")
     elif isinstance(block, Line):
@@ -37,12 +37,12 @@ def rich_block(block: Title | Line | RulerLine | ResultTable) -> RenderableType:
     return text
 
 
-def rich_table(table: ResultTable) -> RenderableType:
-    """A table with its header dimmed."""
-    text = Text("\n".join(table.lines()), no_wrap=True, overflow="ellipsis")
-    lines = str(text).split("\n")
-    start = len(table.title) + 1 if table.title else 0
+def rich_table(table: ResultTable, columns: int = WIDTH) -> RenderableType:
+    """A table with its title bold and its header dimmed."""
+    lines = table.lines(columns)
+    text = Text("\n".join(lines), no_wrap=True, overflow="ellipsis")
+    above = len(lines[0]) + 1 if table.title else 0
     if table.title:
-        text.stylize("bold", 0, len(table.title))
-    text.stylize("dim", start, start + len(lines[1 if table.title else 0]))
+        text.stylize("bold", 0, above)
+    text.stylize("dim", above, above + len(lines[1 if table.title else 0]))
     return text
