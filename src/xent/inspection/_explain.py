@@ -12,9 +12,11 @@ from xent.inspection._explanation import Explanation, derived_magnitude
 from xent.inspection._fold import Fold
 from xent.inspection._given import KINDS, explained_arguments
 from xent.inspection._leaves import ClassSums, Leaf
-from xent.inspection._merge import merged
+from xent.inspection._landmarks import landmarks_of
+from xent.inspection._merge import HowReduced, Rest, merged
 from xent.inspection._nodes import BY_ARGUMENTS, Unreadable, edge_of
 from xent.inspection._shown_rows import Names
+from xent.inspection._term import Term
 
 __all__ = ["KINDS", "explain"]
 
@@ -121,7 +123,8 @@ def _explained_graph(loss: Tensor, names: Names) -> Explanation:
         raise reason.in_words() from reason
     leaves = fold.leaves
     factors = _factors(derived, leaves)
-    terms, rests = merged(leaves, factors, loss.dtype, fold.divisors[0] if len(fold.divisors) == 1 else None)
+    divisor = fold.divisors[0] if len(fold.divisors) == 1 else None
+    terms, rests = merged(leaves, factors, HowReduced(loss.dtype, loss.ndim == 0, divisor))
     if not terms:
         names_found = sorted({type(leaf).__name__ for leaf in leaves})
         raise NotExplained(
@@ -137,8 +140,19 @@ def _explained_graph(loss: Tensor, names: Names) -> Explanation:
                 for leaf in leaves)  # fmt: skip
     made_by = "xent" if any(term.written.startswith("xent.") for term in terms) else "torch"
     equality = compared(loss, derived.detach(), magnitude, count, made_by)
+    if not equality.explained and len(terms) == 1 and loss.ndim == 0:
+        entropy = _targets_entropy(terms[0])
+        less = compared(loss, derived.detach() - entropy, magnitude, count, made_by)
+        if entropy and less.explained:
+            rests.append(Rest("− entropy of the targets (a Kullback–Leibler divergence)", -entropy))
+            equality = less
     notes = _notes(fold, equality.explained, is_sum)
     return Explanation(tuple(terms), tuple(rests), equality, tuple(loss.shape), is_sum, notes, names)
+
+
+def _targets_entropy(term: Term) -> float:
+    landmarks = landmarks_of(term)
+    return 0.0 if landmarks is None else landmarks.floor * landmarks.mass
 
 
 def _factors(derived: Tensor, leaves: list[Leaf]) -> list[Tensor]:

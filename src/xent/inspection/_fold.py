@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xent.inspection._class_sums import class_sums
 from xent.inspection._expressions import Elementwise, Expression, every_place
-from xent.inspection._leaves import Leaf, LogSumExps, Other, Picks
+from xent.inspection._leaves import ClassSums, Leaf, LogSumExps, Other, Picks
 from xent.inspection._linear_parts import class_dim_of, parts_at
 from xent.inspection._nodes import Edge, Unreadable, signed
 from xent.inspection._row_sources import source_of
@@ -54,6 +54,10 @@ class Fold:
         if edge.key not in self._known:
             self._known[edge.key] = self._read(edge)
         return self._known[edge.key]
+
+    def remember(self, edge: Edge, values: Tensor) -> None:
+        """The tensor at `edge` is a leaf's."""
+        self._known[edge.key] = values
 
     def _read(self, edge: Edge) -> Tensor:
         source = source_of(edge)
@@ -188,13 +192,37 @@ def _addend(fold: Fold, edge: Edge, place: int) -> Tensor:
     if behind is None:  # `loss + 3`: the node keeps no constant; the comparison with the tensor shows what it was
         fold.added.append(edge)
         return torch.zeros((), dtype=torch.float64)
+    before = len(fold.leaves)
     try:
-        return fold(behind)
+        return _alone(fold, behind, before)
     except Unreadable as reason:
         if edge.shape != ():
             raise
+        del fold.leaves[before:]
         fold.unread.append(reason)
         return torch.zeros((), dtype=torch.float64)
+
+
+def _alone(fold: Fold, edge: Edge, before: int) -> Tensor:
+    """A scalar addend; one that is no sum of its leaves (a squared norm) is one number, if no loss is in it."""
+    value = fold(edge)
+    own = fold.leaves[before:]
+    if edge.shape != () or not own or any(_is_loss(leaf) for leaf in own) or not value.requires_grad:
+        return value
+    factors = torch.autograd.grad(value, [leaf.values for leaf in own], retain_graph=True, allow_unused=True)
+    linear = sum(float((leaf.values * factor).sum().detach()) for leaf, factor in zip(own, factors, strict=True)
+                 if factor is not None)  # fmt: skip
+    if abs(linear - float(value.detach())) <= 1e-9 * abs(float(value.detach())):
+        return value
+    fold.leaves[before:] = [Other(value.detach(), edge)]
+    fold.remember(edge, fold.leaves[-1].values)
+    return fold.leaves[-1].values
+
+
+def _is_loss(leaf: Leaf) -> bool:
+    if isinstance(leaf, (Picks, ClassSums)):
+        return class_dim_of(leaf.base) is not None
+    return not isinstance(leaf, Other)
 
 
 def _log(fold: Fold, edge: Edge) -> Tensor:
@@ -266,13 +294,26 @@ def _reduced(mean: bool) -> Callable[[Fold, Edge], Tensor]:
         share = 1 / max(torch.Size([behind.shape[dim] for dim in dims]).numel(), 1) if mean else 1.0
         if not torch.Size(behind.shape).numel():
             share = float("nan") if mean else 1.0
-        values = None if fold.has_rows(behind) else class_sums(fold.leaf, behind, dims)
+        sign, table = _without_constant(fold, behind)
+        values = None if fold.has_rows(behind) else class_sums(fold.leaf, table, dims)
+        values = values if values is None else sign * values
         if values is None:
             values = fold(behind)
             values = values.sum(dims) if dims else values
         return (values * share).reshape(edge.shape)
 
     return replay
+
+
+def _without_constant(fold: Fold, edge: Edge) -> tuple[float, Edge]:
+    """The table of `table + constant` or `constant − table` (a KL divergence): no node keeps the constant."""
+    if _kind(edge) in ("Add", "Sub") and edge.operands.count(None) == 1 and len(edge.operands) == 2:
+        fold.added.append(edge)
+        place = 0 if edge.operands[0] is not None else 1
+        behind = edge.operands[place]
+        assert behind is not None
+        return (-1.0 if place and _kind(edge) == "Sub" else 1.0), behind
+    return 1.0, edge
 
 
 def _joined(fold: Fold, edge: Edge) -> Tensor:

@@ -35,6 +35,26 @@ class Rest:
     value: float
 
 
+@dataclass(frozen=True)
+class HowReduced:
+    """What the graph says of the reduction as a whole.
+
+    Attributes:
+        dtype: the loss's.
+        scalar: whether it is one number.
+        divisor: what a scalar was divided by, if one was once.
+    """
+
+    dtype: torch.dtype
+    scalar: bool
+    divisor: float | None
+
+    @property
+    def tolerance(self) -> float:
+        """Relative; factors that the graph holds were rounded to the loss's dtype."""
+        return 1e-9 if self.dtype == torch.float64 else 8 * torch.finfo(self.dtype).eps
+
+
 @dataclass(eq=False)
 class _Group:
     """The leaves that read one table, each with its factors, flat."""
@@ -42,6 +62,7 @@ class _Group:
     base: Expression
     tolerance: float
     divisor: float | None = None
+    scalar: bool = True
     picks: list[tuple[Picks, Tensor]] = field(default_factory=list)
     sums: list[tuple[ClassSums, Tensor]] = field(default_factory=list)
     lses: list[tuple[LogSumExps, Tensor]] = field(default_factory=list)
@@ -56,14 +77,9 @@ class _Group:
         raise AssertionError("a group has a leaf")
 
 
-def merged(
-    leaves: Sequence[Leaf], factors: Sequence[Tensor], dtype: torch.dtype, divisor: float | None
-) -> tuple[list[Term], list[Rest]]:
-    """Terms and rests; their values add up to the value, if the fold is linear.
-
-    `dtype` is the loss's; `divisor` is what the graph divided a scalar by, if it did so once.
-    """
-    tolerance = max(1e-9, 8 * torch.finfo(dtype).eps) if dtype != torch.float64 else 1e-9
+def merged(leaves: Sequence[Leaf], factors: Sequence[Tensor], how: HowReduced) -> tuple[list[Term], list[Rest]]:
+    """Terms and rests; their values add up to the value, if the fold is linear."""
+    tolerance = how.tolerance
     terms: list[Term] = []
     rests: list[Rest] = []
     groups: dict[Hashable, _Group] = {}
@@ -74,7 +90,7 @@ def merged(
         elif isinstance(leaf, LogSumExps) and leaf.squared:
             rests.append(_rest("logsumexp²", leaf, flat))
         elif isinstance(leaf, (Picks, ClassSums, LogSumExps)):
-            group = groups.setdefault(leaf.base.key, _Group(leaf.base, tolerance, divisor))
+            group = groups.setdefault(leaf.base.key, _Group(leaf.base, tolerance, how.divisor, how.scalar))
             chosen = {Picks: group.picks, ClassSums: group.sums, LogSumExps: group.lses}[type(leaf)]
             chosen.append((leaf, flat))  # type: ignore[arg-type]
         elif isinstance(leaf, Other) and bool((flat != 0).any()):
@@ -110,6 +126,9 @@ def _rests_of(group: _Group) -> list[Rest]:
     names = {Picks: "elements of a tensor", ClassSums: "a sum over classes", LogSumExps: "logsumexp"}
     members: list[tuple[Leaf, Tensor]] = [*group.picks, *group.sums, *group.lses]
     rests = [_rest(names[type(leaf)], leaf, factor) for leaf, factor in members if bool((factor != 0).any())]
+    size = sum(abs(rest.value) for rest in rests)
+    if abs(sum(rest.value for rest in rests)) <= 1e-12 * size:  # the maximum in m + ln Σ exp(x − m)
+        return []
     return [rest for rest in rests if rest.value != 0]
 
 
@@ -139,6 +158,13 @@ def _term_of(group: _Group) -> Term | None:
 def scores_rows(group: _Group) -> int:
     """Number of rows of the table."""
     return torch.Size(leaf_rows(group.base, group.class_dim)).numel()
+
+
+def _reduction(of_node: str | None, group: _Group) -> str | None:
+    """That of the node that holds the rows, unless the graph reduces its rows further on."""
+    if not group.scalar:
+        return "none"
+    return None if of_node == "none" else of_node
 
 
 def _per_row(members: Sequence[tuple[Leaf, Tensor]], count: int) -> Tensor | None:
@@ -229,7 +255,7 @@ def _hard(group: _Group, scores: Scores, lse: Tensor | None) -> Term | None:
             label_smoothing=smoothing,
             ignore_index=picked.first.ignore_index,
         ),
-        picked.first.reduction,
+        _reduction(picked.first.reduction, group),
         tolerance=group.tolerance,
     )
 
@@ -295,7 +321,7 @@ def _class_profile(group: _Group) -> Tensor | bool | None:
             index[group.class_dim] = torch.arange(shape[group.class_dim])
         found = expression.at(tuple(index[len(index) - len(expression.shape) :]))
         profile = found if profile is None else profile * found
-    return profile
+    return None if profile is None else profile.reshape(-1).expand(group.base.shape[group.class_dim])
 
 
 def _soft(group: _Group, scores: Scores, lse: Tensor | None) -> Term | None:
@@ -334,7 +360,7 @@ def _soft(group: _Group, scores: Scores, lse: Tensor | None) -> Term | None:
             class_weight=found.class_weight,
             row_weight=row_weight,
         ),
-        None,
+        _reduction(None, group),
         tolerance=group.tolerance,
     )
 
