@@ -344,13 +344,13 @@ def _written_into(fold: Fold, edge: Edge) -> Tensor:
 
     Only where as many were written as there are places; a sum or mean does not depend on their order.
     """
-    written: list[Tensor] = []
+    written: list[Edge] = []
     at: Edge | None = edge
     while at is not None and _kind(at) == "CopySlices":
         base, *values = at.operands
-        written = [fold(value).reshape(-1) for value in values if value is not None] + written
+        written = [value for value in values if value is not None] + written
         at = base
-    flat = torch.cat(written)
+    flat = torch.cat([fold(value).reshape(-1) for value in written])
     if at is not None or flat.numel() != torch.Size(edge.shape).numel():
         raise Unreadable(edge, f"{flat.numel()} values were written into {edge.shape} places")
     return flat.reshape(edge.shape)

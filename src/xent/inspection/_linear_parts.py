@@ -42,6 +42,11 @@ def parts_at(expression: Expression, index: Index) -> list[Part]:
 def _parts(expression: Expression, index: Index, factor: Tensor, rounded: torch.dtype | None) -> list[Part]:
     if isinstance(expression, View):
         return _parts(expression.base, expression.to_base(index), factor, expression.rounded_to or rounded)
+    if isinstance(expression, Elementwise) and expression.name == "Log" and isinstance(expression.operands[0], View):
+        base, places = expression.operands[0].trace(index)  # ln of picked probabilities: a pick of ln p
+        whole = Elementwise("Log", torch.log, (base,), rounded_to=expression.rounded_to)
+        if class_dim_of(whole) is not None:
+            return [Part(factor, whole, places, rounded)]
     if isinstance(expression, Elementwise) and class_dim_of(expression) is None:
         split = _split(expression, index)
         if split is not None:

@@ -9,7 +9,7 @@ log-sum-exps − picks of logits   the same without a log-softmax
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -86,7 +86,8 @@ def merged(leaves: Sequence[Leaf], factors: Sequence[Tensor], how: HowReduced) -
     for leaf, factor in zip(leaves, factors, strict=True):
         flat = factor.reshape(-1)
         if isinstance(leaf, Whole):
-            terms.append(whole_term(leaf, flat, tolerance))
+            reduction = reduction_of(leaf.reduction, how.scalar)
+            terms.append(whole_term(leaf, flat, reduction, tolerance))
         elif isinstance(leaf, LogSumExps) and leaf.squared:
             rests.append(_rest("logsumexp²", leaf, flat))
         elif isinstance(leaf, (Picks, ClassSums, LogSumExps)):
@@ -160,9 +161,9 @@ def scores_rows(group: _Group) -> int:
     return torch.Size(leaf_rows(group.base, group.class_dim)).numel()
 
 
-def _reduction(of_node: str | None, group: _Group) -> str | None:
+def reduction_of(of_node: str | None, scalar: bool) -> str | None:
     """That of the node that holds the rows, unless the graph reduces its rows further on."""
-    if not group.scalar:
+    if not scalar:
         return "none"
     return None if of_node == "none" else of_node
 
@@ -228,6 +229,7 @@ def _hard(group: _Group, scores: Scores, lse: Tensor | None) -> Term | None:
         if found is None:
             return None
         smoothing, upstream, smooth, class_weight, weight = found
+    picked = _without_masked(picked, upstream)
     surprisal = -picked.values if lse is None else scores.lse[picked.rows] - picked.values  # type: ignore[attr-defined]
     cost = weight * surprisal if smooth is None else (1 - smoothing) * weight * surprisal + smoothing * smooth
     if smoothing == 1 and smooth is not None:
@@ -255,9 +257,18 @@ def _hard(group: _Group, scores: Scores, lse: Tensor | None) -> Term | None:
             label_smoothing=smoothing,
             ignore_index=picked.first.ignore_index,
         ),
-        _reduction(picked.first.reduction, group),
+        reduction_of(picked.first.reduction, group.scalar),
         tolerance=group.tolerance,
     )
+
+
+def _without_masked(picked: _Picked, upstream: Tensor) -> _Picked:
+    """Rows that a mask or a selection left out do not count, where all others enter the value alike."""
+    known = upstream[picked.counted & upstream.isfinite()]
+    rest = known[known != 0]
+    if len(rest) == len(known) or not len(rest) or bool((rest != rest[0]).any()):
+        return picked
+    return replace(picked, counted=picked.counted & (upstream != 0))
 
 
 def _own_factors(
@@ -360,7 +371,7 @@ def _soft(group: _Group, scores: Scores, lse: Tensor | None) -> Term | None:
             class_weight=found.class_weight,
             row_weight=row_weight,
         ),
-        _reduction(None, group),
+        reduction_of(None, group.scalar),
         tolerance=group.tolerance,
     )
 
@@ -372,8 +383,6 @@ def _bare_nll(group: _Group) -> Term | None:
     term = _hard(group, TableScores(group.base, group.class_dim, normalised=False), None)
     if term is None:
         return None
-    from dataclasses import replace
-
     note = "the input of nll_loss is not log-probabilities: Σ exp(input) is not 1 in every row"
     return replace(term, kind="nll_loss", notes=(note,))
 

@@ -24,8 +24,8 @@ def reduced_like(
     upstream = float(term.upstream[counted][0])
     if denominator is not None:
         return _mean(term, denominator, words, upstream, tolerance)
-    if reduction in ("sum", "none"):
-        return replace(term, reduction=reduction, factor=_typed(upstream, tolerance), denominator=1.0)
+    if reduction == "none":
+        return replace(term, reduction="none", factor=_typed(upstream, tolerance), denominator=1.0)
     whole, named = _own_denominator(term)
     if reduction == "mean" or _is(upstream * whole, 1, tolerance):
         return _mean(term, whole, named, upstream, tolerance)

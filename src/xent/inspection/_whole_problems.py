@@ -28,12 +28,26 @@ def rows_of_problem(problem: Rows, lse: Tensor | None = None) -> DerivedRows:
         loss, _ = reference.cross_entropy.rows(made)
         exact = reference.cross_entropy.scaled_logits(made.logits, made.terms, torch.float64).logsumexp(-1)
         return DerivedRows(loss.reshape(-1), exact.reshape(-1))
+    if lse is not None and problem.is_hard and not problem.terms.label_smoothing:
+        return _of_log_sum_exp(problem, lse)
     if problem.logits.device.type == "cpu" and native.refusal("cross_entropy", problem.logits) is None:
         from xent.backends.native import cross_entropy as kernel
 
         values = kernel.forward(problem, with_stats=False)
         return DerivedRows(values["loss"].double(), values["exact_lse"] if lse is None else lse)
     return _in_blocks(problem)
+
+
+def _of_log_sum_exp(problem: Rows, lse: Tensor) -> DerivedRows:
+    """Class indices without smoothing need one logit of each row: weight · (logsumexp − z_y + ζ · logsumexp²)."""
+    weight, terms = weights_of_problem(problem), problem.terms
+    counted = (problem.target != terms.ignore_index).reshape(-1).cpu()
+    safe = problem.target.masked_fill(problem.target == terms.ignore_index, 0)
+    picked = problem.logits.detach().gather(-1, safe.unsqueeze(-1)).double().cpu().reshape(-1)
+    z = reference.cross_entropy.scaled_logits(picked, terms, torch.float64)
+    exact = lse.detach().double().cpu().reshape(-1)
+    loss = weight * (exact - z + terms.z_loss * exact.square())
+    return DerivedRows(torch.where(counted, loss, 0.0), exact)
 
 
 def weights_of_problem(problem: Rows) -> Tensor:
