@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xent.inspection._expressions import Elementwise, Expression, Known
+from xent.inspection._expressions import Elementwise, Expression, Known, every_place
 from xent.inspection._leaves import Picks
 from xent.inspection._reduction_words import reduced_like
 from xent.inspection._scores import BinaryScores
@@ -67,8 +67,7 @@ def _complete(one: Elementwise, other: Elementwise) -> bool:
 def term_by_hand(positive: Logarithms, negative: Logarithms, tolerance: float) -> Term | None:
     """The term of a pair; None if no targets fit the factors."""
     inner = positive.base.operands[0]
-    if not isinstance(inner, Known):
-        return None
+    elements = inner.tensor if isinstance(inner, Known) else inner.at(every_place(inner.shape))
     of_one, of_zero = -positive.factor, -negative.factor
     mass = of_one + of_zero
     if bool((mass == 0).all()):
@@ -88,7 +87,7 @@ def term_by_hand(positive: Logarithms, negative: Logarithms, tolerance: float) -
         Term(
             kind="binary_cross_entropy_with_logits" if is_logits else "binary_cross_entropy",
             written="by hand, of logsigmoid" if is_logits else "by hand, of log",
-            scores=BinaryScores(inner.tensor, is_logits),
+            scores=BinaryScores(elements, is_logits),
             row_ids=torch.arange(len(t)),
             row_shape=positive.base.shape or (1,),
             target=t.long() if hard else None,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xent.inspection._receipt import heading, options_read
-from xent.inspection._shown_rows import chosen_rows, row_records
+from xent.inspection._shown_rows import SHOWN_BLOCK, chosen_rows, row_records
 from xent.inspection._term import Term
 
 if TYPE_CHECKING:
@@ -48,8 +48,10 @@ def _term(explanation: Explanation, term: Term) -> dict[str, Any]:
     rows = chosen_rows(term, "first" if few else "worst", _ROWS)
     records = row_records(term, rows, explanation.names)
     if term.scores.normalised:
-        for record, classes in zip(records, _classes(explanation, term, rows), strict=True):
-            record["classes"] = classes
+        parts = rows.split(max(1, SHOWN_BLOCK // max(term.num_classes, 1)))
+        classes = [found for part in parts for found in _classes(explanation, term, part)]
+        for record, found in zip(records, classes, strict=True):
+            record["classes"] = found
     return {
         "heading": heading(term),
         "kind": term.kind,

@@ -10,11 +10,13 @@ carry it is bounded (Higham, *Accuracy and Stability of Numerical Algorithms*, 4
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from xent.inspection._leaves import Leaf, Whole
 from xent.report._numbers import number
 
 ULPS_OF_EQUALS = 2
@@ -32,7 +34,7 @@ class Equality:
         dtype: the tensor's.
         made_by: "torch" or "xent".
         elements: how many values were compared.
-        magnitude: Σ |upstream · cost|.
+        reach: Σ |cost|, before factors and denominators.
     """
 
     value: float
@@ -42,7 +44,7 @@ class Equality:
     dtype: torch.dtype
     made_by: str = "torch"
     elements: int = 1
-    magnitude: float = 0.0
+    reach: float = 0.0
 
     @property
     def difference(self) -> float:
@@ -64,7 +66,7 @@ class Equality:
     @property
     def is_overflow(self) -> bool:
         """Whether the tensor is an infinity because its dtype ends before the sum of its rows does."""
-        return math.isinf(self.value) and math.isfinite(self.derived) and self.magnitude > 0.99 * _end(self.dtype)
+        return math.isinf(self.value) and math.isfinite(self.derived) and self.reach > 0.99 * _end(self.dtype)
 
     @property
     def explained(self) -> bool:
@@ -72,7 +74,7 @@ class Equality:
         return self.holds or self.is_rounding
 
     def __str__(self) -> str:
-        if self.holds:
+        if self.holds and not self.is_overflow:
             return f"equal ({self.ulps:.0f} ulp)"
         dtype = str(self.dtype).removeprefix("torch.")
         if self.is_overflow:
@@ -86,8 +88,46 @@ class Equality:
         return f"NOT EQUAL: {number(self.difference)} of it is not explained"
 
 
-def compared(value: Tensor, derived: Tensor, magnitude: float, count: int, made_by: str) -> Equality:
-    """Compare the tensor with the derived values of its shape; `magnitude` is Σ |upstream · cost| of `count` rows."""
+@dataclass(frozen=True)
+class Magnitude:
+    """How large the numbers are that were added.
+
+    Attributes:
+        total: Σ |upstream · cost|; for losses made from logits 1 more for each row: ln Σ exp is rounded as a number
+            near 1 is, however small the row's loss.
+        reach: the same before factors and denominators, where a narrow dtype may have overflowed.
+    """
+
+    total: float
+    reach: float
+
+
+def magnitude_of(leaves: Sequence[Leaf], factors: Sequence[Tensor]) -> Magnitude:
+    """The magnitude of everything that enters a value."""
+    total = reach = 0.0
+    for leaf, factor in zip(leaves, factors, strict=True):
+        values = leaf.values.detach().reshape(-1).abs()
+        values = torch.where(values.isfinite(), values, 0.0)
+        reach += float(values.sum())
+        if isinstance(leaf, Whole):
+            values = values + _largest_weight(leaf)
+        product = values * factor.reshape(-1).abs()
+        total += float(torch.where(product.isfinite(), product, 0.0).sum())
+    return Magnitude(total, reach)
+
+
+def _largest_weight(leaf: Whole) -> float:
+    terms = getattr(leaf.problem, "terms", leaf.problem)
+    weights = [getattr(terms, name, None) for name in ("weight", "row_weight", "pos_weight")]
+    largest = 1.0
+    for weight in weights:
+        if weight is not None and weight.numel():
+            largest *= max(float(weight.detach().abs().max()), 1.0)
+    return largest
+
+
+def compared(value: Tensor, derived: Tensor, size: Magnitude, count: int, made_by: str) -> Equality:
+    """Compare the tensor with the derived values of its shape, made of `count` numbers."""
     given, found = value.detach().reshape(-1).cpu(), derived.detach().reshape(-1).double()
     if not given.numel():
         return Equality(0.0, 0.0, 0.0, 0.0, value.dtype, made_by, 0)
@@ -95,10 +135,10 @@ def compared(value: Tensor, derived: Tensor, magnitude: float, count: int, made_
     steps = _ulps(given, found)
     worst = int(steps.argmax())
     depth = math.ceil(math.log2(max(count, 2))) + 4
-    allowed = depth * unit * magnitude
+    allowed = depth * unit * size.total
     return Equality(
         float(given[worst].double()), float(found[worst]), float(steps[worst]), allowed, value.dtype, made_by,
-        given.numel(), magnitude,
+        given.numel(), size.reach,
     )  # fmt: skip
 
 

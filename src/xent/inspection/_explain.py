@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from xent.errors import DtypeError, NotExplained
-from xent.inspection._equality import compared
-from xent.inspection._explanation import Explanation, derived_magnitude
+from xent.inspection._equality import compared, magnitude_of
+from xent.inspection._explanation import Explanation
 from xent.inspection._fold import Fold
 from xent.inspection._given import KINDS, explained_arguments
 from xent.inspection._landmarks import landmarks_of
@@ -133,16 +133,16 @@ def _explained_graph(loss: Tensor, names: Names) -> Explanation:
             BY_ARGUMENTS,
         )
     linear = sum(term.value for term in terms) + sum(rest.value for rest in rests)
-    magnitude = derived_magnitude([leaf.values for leaf in leaves], factors)
+    size = magnitude_of(leaves, factors)
     whole = float(derived.detach().sum())
-    is_sum = not abs(linear - whole) > 8 * max(torch.finfo(loss.dtype).eps, 1e-9) * max(magnitude, abs(whole))
+    is_sum = not abs(linear - whole) > 8 * max(torch.finfo(loss.dtype).eps, 1e-9) * max(size.total, abs(whole))
     count = sum(leaf.values.numel() * (leaf.base.shape[leaf.class_dim] if isinstance(leaf, ClassSums) else 1)
                 for leaf in leaves)  # fmt: skip
     made_by = "xent" if any(term.written.startswith("xent.") for term in terms) else "torch"
-    equality = compared(loss, derived.detach(), magnitude, count, made_by)
+    equality = compared(loss, derived.detach(), size, count, made_by)
     if not equality.explained and len(terms) == 1 and loss.ndim == 0:
         entropy = _targets_entropy(terms[0])
-        less = compared(loss, derived.detach() - entropy, magnitude, count, made_by)
+        less = compared(loss, derived.detach() - entropy, size, count, made_by)
         if entropy and less.explained:
             rests.append(Rest("− entropy of the targets (a Kullback–Leibler divergence)", -entropy))
             equality = less

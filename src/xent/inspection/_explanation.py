@@ -258,12 +258,3 @@ def _write_json(explanation: Explanation, path: Path) -> None:
 
 
 WRITERS = {".json": _write_json}  # a page registers its suffix here
-
-
-def derived_magnitude(values: list[Tensor], factors: list[Tensor]) -> float:
-    """Σ |factor · value| of everything that enters a value."""
-    total = 0.0
-    for value, factor in zip(values, factors, strict=True):
-        product = (value.detach().reshape(-1) * factor.reshape(-1)).abs()
-        total += float(torch.where(product.isfinite(), product, 0.0).sum())
-    return total

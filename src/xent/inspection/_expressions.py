@@ -119,6 +119,7 @@ class Elementwise(Expression):
     function: Callable[..., Tensor]
     operands: tuple[Expression, ...]
     behind: object = None  # the edge of the logits, where this is their log-softmax by hand
+    of_elements: bool = False  # each element is a probability of its own: no classes
     rounded_to: torch.dtype | None = None  # that of the tensor: each result is rounded as torch rounded it
     shape: tuple[int, ...] = field(init=False)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from xent import functional
 from xent.errors import OptionError
 from xent.head import Head, HeadRows, head_rows_of
-from xent.inspection._equality import compared
+from xent.inspection._equality import compared, magnitude_of
 from xent.inspection._explanation import Explanation
 from xent.inspection._leaves import Whole
 from xent.inspection._reduction_words import reduced_like
@@ -98,9 +98,13 @@ def _explanation(leaf: Whole, value: Tensor, terms: LossTerms, names: Names) -> 
     term: Term = replace(first, upstream=upstream)
     given = denominator if terms.reduction == "mean" and terms.normalizer is not None else None
     term = reduced_like(term, terms.reduction, given, words)
-    derived = cost.reshape(value.shape) if terms.reduction == "none" else torch.tensor(_folded(term, denominator))
-    magnitude = float((upstream * cost)[term.counted & cost.isfinite()].abs().sum())
-    equality = compared(value, derived, magnitude, len(cost), "xent")
+    derived = (
+        cost.reshape(value.shape)
+        if terms.reduction == "none"
+        else torch.tensor(_folded(term, denominator), dtype=torch.float64)
+    )
+    size = magnitude_of([leaf], [upstream])
+    equality = compared(value, derived, size, len(cost), "xent")
     return Explanation((term,), (), equality, tuple(value.shape), True, (), names)
 
 

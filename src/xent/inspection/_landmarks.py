@@ -67,6 +67,8 @@ def landmarks_of(term: Term) -> Landmarks | None:
     cost = term.cost if term.z_part is None else term.cost - term.z_part
     value = exact_sum((term.upstream * cost)[term.counted])
     prior = exact_sum(torch.special.entr(mass / whole))
+    if not math.isfinite(value):
+        return None
     uniform = math.log(term.num_classes)
     return Landmarks(value / whole, max(floor / whole, 0.0), prior, uniform, term.num_classes, whole)
 

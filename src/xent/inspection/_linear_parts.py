@@ -15,7 +15,6 @@ from xent.inspection._leaves import LogProbabilities, leaf_rows
 
 _CHECKED_WHOLE = 1 << 20  # numbers; larger tables are looked at in some rows
 _SOME_ROWS = 64
-LAST_OF_LOG_SOFTMAX = ("Log", "Add")  # ln(softmax), x − logsumexp
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +40,12 @@ def parts_at(expression: Expression, index: Index) -> list[Part]:
 
 def _parts(expression: Expression, index: Index, factor: Tensor, rounded: torch.dtype | None) -> list[Part]:
     if isinstance(expression, View):
-        return _parts(expression.base, expression.to_base(index), factor, expression.rounded_to or rounded)
+        places, rounded = expression.to_base(index), expression.rounded_to or rounded
+        found = _parts(expression.base, places, factor, rounded)
+        if expression.picks and any(class_dim_of(part.base) is None for part in found):
+            base, traced = expression.base.trace(places)  # of logits: x / T is what a log-sum-exp reads too
+            return [Part(factor, base, traced, rounded)]
+        return found
     if isinstance(expression, Elementwise) and expression.name == "Log" and isinstance(expression.operands[0], View):
         base, places = expression.operands[0].trace(index)  # ln of picked probabilities: a pick of ln p
         whole = Elementwise("Log", torch.log, (base,), rounded_to=expression.rounded_to)
@@ -87,9 +91,9 @@ def class_dim_of(table: Expression) -> int | None:
         return table.class_dim
     if isinstance(table, View) and table.same_places:
         return class_dim_of(table.base)
-    if not isinstance(table, Elementwise) or not table.name.startswith(LAST_OF_LOG_SOFTMAX):
+    if not isinstance(table, Elementwise) or not (table.name == "Log" or table.name.startswith("Add")):
         return None  # a factor times log-probabilities can look normalised, where one class has it all
-    if not table.shape or table.numel == 0 or _has_picks(table):
+    if not table.shape or table.numel == 0 or _has_picks(table) or table.of_elements:
         return None
     if not hasattr(table, "_class_dim"):
         dims = range(len(table.shape) - 1, -1, -1)

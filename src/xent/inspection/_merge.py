@@ -52,7 +52,7 @@ class HowReduced:
     @property
     def tolerance(self) -> float:
         """Relative; factors that the graph holds were rounded to the loss's dtype."""
-        return 1e-9 if self.dtype == torch.float64 else 8 * torch.finfo(self.dtype).eps
+        return 1e-9 if self.dtype == torch.float64 else 2 * torch.finfo(self.dtype).eps
 
 
 @dataclass(eq=False)

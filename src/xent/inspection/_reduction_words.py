@@ -27,6 +27,8 @@ def reduced_like(
     if reduction == "none":
         return replace(term, reduction="none", factor=_typed(upstream, tolerance), denominator=1.0)
     whole, named = _own_denominator(term)
+    if (reduction == "sum" and _is(upstream, 1, tolerance)) or (_is(upstream, 1, _EXACT) and whole != 1):
+        return replace(term, reduction="sum", factor=1.0, denominator=1.0)
     if reduction == "mean" or _is(upstream * whole, 1, tolerance):
         return _mean(term, whole, named, upstream, tolerance)
     if _is(upstream, 1, tolerance):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from xent.inspection._expressions import Known, every_place
+from xent.inspection._expressions import Expression, Known, every_place
 from xent.inspection._leaves import LogSumExps, Picks, Whole
 from xent.inspection._linear_parts import Part, class_dim_of, parts_at
 from xent.inspection._nodes import Edge, Unreadable, signed
@@ -191,15 +191,23 @@ def _log_sum_exp(fold: Fold, edge: Edge) -> Tensor:
     saved = edge.saved_tensors()
     if edge.node.terms.softcap is not None or edge.node.terms.logit_scale != 1:
         raise Unreadable(edge, "the log-sum-exp of scaled or capped logits")
-    logits = Known(saved[0])
+    logits = _read_or(edge.operands[0], saved[0])
     leaf = LogSumExps(saved[4].reshape(-1), logits, len(logits.shape) - 1)
     return fold.leaf(leaf).reshape(edge.shape)
 
 
 def _whole_log_sum_exp(fold: Fold, edge: Edge) -> Tensor:
     logits, exact_lse = edge.saved_tensors()
-    table = Known(logits)
+    table = _read_or(edge.operands[0], logits)
     return fold.leaf(LogSumExps(exact_lse.reshape(-1), table, len(table.shape) - 1)).reshape(edge.shape)
+
+
+def _read_or(edge: Edge | None, saved: Tensor) -> Expression:
+    """The logits as the graph makes them, so that a pick of them is known to be of the same; else as saved."""
+    try:
+        return Known(saved) if edge is None else expression_of(edge)
+    except Unreadable:
+        return Known(saved)
 
 
 def _linear_total(fold: Fold, edge: Edge) -> Tensor:

@@ -14,6 +14,7 @@ from xent.inspection._term import Term
 from xent.report import Column, ResultTable
 from xent.report._numbers import factor as typed
 
+SHOWN_BLOCK = 1 << 19  # numbers in float64 of rows that are shown, at a time: 4 MiB for each of several tables
 ORDERS = ("worst", "first", "random")
 
 
@@ -65,7 +66,7 @@ def row_records(term: Term, rows: Tensor, names: Names) -> list[dict[str, Any]]:
     if not len(rows):
         return []
     records: list[dict[str, Any]] = []
-    for some in rows.split(max(1, (1 << 21) // max(term.num_classes, 1))):
+    for some in rows.split(max(1, SHOWN_BLOCK // max(term.num_classes, 1))):
         records.extend(_records(term, some, names))
     return records
 
@@ -145,7 +146,9 @@ def columns_of(term: Term, records: Sequence[dict[str, Any]]) -> tuple[Column, .
     if term.scores.normalised:
         columns.append(Column("gradient", gradient_header(term)))
     if term.scores.normalised and not term.is_binary:
-        columns += [Column("predicted", "predicted", "text", 18), Column("predicted_p", "with p")]
+        columns.append(Column("predicted", "predicted", "text", 18))
+    if term.scores.normalised and not term.is_binary and not any(record["name"] for record in records):
+        columns.append(Column("predicted_p", "with p"))
     if any(record["name"] for record in records):
         columns.append(Column("name", "context", "text", 30))
     return tuple(columns)

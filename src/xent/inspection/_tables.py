@@ -84,7 +84,8 @@ def _from_torch(edge: Edge) -> Expression:
         return Known(edge.saved("result"))
     if kind in _ONE_OPERAND:
         behind = _logits_behind(edge.operands[0]) if kind == "Log" else None
-        return Elementwise(kind, _ONE_OPERAND[kind], (operand(edge, 0, "self"),), behind)
+        alone = edge.operands[0] is not None and edge.operands[0].name.startswith(("Sigmoid", "Rsub"))
+        return Elementwise(kind, _ONE_OPERAND[kind], (operand(edge, 0, "self"),), behind, of_elements=alone)
     maker = _MAKERS.get(kind)
     if maker is not None:
         return maker(edge)
