@@ -1,6 +1,7 @@
 """Every way to write a loss is read from its graph: value, rows, gradient and the cell that reproduces it.
 
-Gradients are compared with autograd's of the same loss, within float32's rounding of the latter: 1e-6 of numbers up to 1.
+Gradients are compared with autograd's of the same loss, within float32's rounding of the latter: 1e-6 of numbers
+up to 1.
 """
 
 from __future__ import annotations

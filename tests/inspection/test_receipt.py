@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from rich.console import Console
 
 import xent
-from tests.inspection.written_losses import IGNORED, OF_XENT, WRITTEN, W, Y, logits
+from tests.inspection.written_losses import IGNORED, OF_XENT, WRITTEN, W, logits
 from xent.report._table import width
 
 NOTEBOOK = torch.tensor([[-0.0153, 0.0258], [-0.0802, -0.0404], [0.0309, 0.0406]])

@@ -145,7 +145,8 @@ WRITTEN = [
 
 OF_XENT = [
     Written("xent.cross_entropy", lambda x: xent.cross_entropy(x, Y), MEAN),
-    Written("xent, weighted", lambda x: xent.cross_entropy(x, Y, W), "cross_entropy · sum ÷ Σ weight = 6.25 · 5 classes"),
+    Written("xent, weighted", lambda x: xent.cross_entropy(x, Y, W),
+            "cross_entropy · sum ÷ Σ weight = 6.25 · 5 classes"),
     Written("xent, smoothed, ignored", lambda x: xent.cross_entropy(x, IGNORED, label_smoothing=0.1),
             "cross_entropy · mean over 4 rows · 5 classes"),
     Written("xent, probabilities", lambda x: xent.cross_entropy(x, Q), MEAN),

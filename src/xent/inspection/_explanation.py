@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from xent.errors import NotExplained, OptionError
@@ -119,7 +118,7 @@ class Explanation:
         """Rows of a loss: target, logit, p, −ln p, bits, loss, gradient, prediction.
 
         Args:
-            order: "worst" (those that add most to the value first), "first", or "random".
+            order: "worst" (those that add most to the value first), "best", "first", or "random".
             n: how many.
             term: which of the losses inside the value.
             seed: of the random rows; torch's own random state is left alone.
@@ -129,7 +128,7 @@ class Explanation:
         """
         chosen = self.term(term)
         rows = chosen_rows(chosen, order, n, seed)
-        which = {"worst": "the worst", "first": "the first", "random": "random"}[order]
+        which = order if order == "random" else f"the {order}"
         title = f"{which} {len(rows):,} of {chosen.num_rows:,} rows"
         table = rows_table(chosen, rows, self.names, title)
         return ResultTable(table.records, table.columns, title)

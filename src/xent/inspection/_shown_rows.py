@@ -15,7 +15,7 @@ from xent.report import Column, ResultTable
 from xent.report._numbers import factor as typed
 
 SHOWN_BLOCK = 1 << 19  # numbers in float64 of rows that are shown, at a time: 4 MiB for each of several tables
-ORDERS = ("worst", "first", "random")
+ORDERS = ("worst", "best", "first", "random")
 
 
 def chosen_rows(term: Term, order: str, n: int, seed: int = 0) -> Tensor:
@@ -30,7 +30,10 @@ def chosen_rows(term: Term, order: str, n: int, seed: int = 0) -> Tensor:
     if order == "random":
         generator = torch.Generator().manual_seed(seed)
         return torch.randperm(term.num_rows, generator=generator)[:count].sort().values
-    adds = torch.where(term.counted, term.upstream * term.cost, -torch.inf).nan_to_num(nan=torch.inf)
+    adds = (term.upstream * term.cost).nan_to_num(nan=torch.inf)
+    if order == "best":
+        return torch.sort(torch.where(term.counted, adds, torch.inf), stable=True).indices[:count]
+    adds = torch.where(term.counted, adds, -torch.inf)
     return torch.sort(adds, descending=True, stable=True).indices[:count]  # stable: the first of equals is first
 
 

@@ -64,6 +64,24 @@ def resume(path: Path, changes: dict[str, Any] | None = None) -> tuple[Learner, 
     return learner, run
 
 
+def trained(path: Path) -> Learner:
+    """The learner of a run with the weights of its last whole epoch, to look at; nothing is written.
+
+    Raises:
+        OptionError: `path` is no digits run.
+        DataError: the data is missing or damaged.
+        RunError: a file of the run is damaged, or the data is not what the run began with.
+    """
+    run = RunDirectory.reading(path, RECIPE)
+    learner = build(_reconcile(run, {}))
+    _check_data(run, learner)
+    try:
+        learner.model.load_state_dict(run.model())
+    except RuntimeError as error:
+        raise RunError(f"{path}/model.safetensors holds another model", "it must be the run's", "restore it") from error
+    return learner
+
+
 def versions() -> dict[str, str]:
     """What the last bits of the weights depend on besides options and data."""
     return {"xent": xent.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
