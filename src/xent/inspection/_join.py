@@ -59,13 +59,15 @@ def joined(terms: list[Term]) -> list[Term]:
     kinds: dict[Any, list[Term]] = {}
     for term in terms:
         kinds.setdefault(_kind(term), []).append(term)
-    found = []
-    for kind, members in kinds.items():
+    found: list[Term] = []
+    for term in terms:
+        kind = _kind(term)
+        members = kinds[kind]
         if kind is None or len(members) <= _SEPARATE:
-            found.extend(members)
-        else:
+            found.append(term)
+        elif term is members[0]:
             found.append(_one(members))
-    return sorted(found, key=lambda term: terms.index(term) if term in terms else -1)
+    return found
 
 
 def _kind(term: Term) -> Any:

@@ -63,6 +63,7 @@ class _Group:
     tolerance: float
     divisor: float | None = None
     scalar: bool = True
+    place: int = 0
     picks: list[tuple[Picks, Tensor]] = field(default_factory=list)
     sums: list[tuple[ClassSums, Tensor]] = field(default_factory=list)
     lses: list[tuple[LogSumExps, Tensor]] = field(default_factory=list)
@@ -82,39 +83,45 @@ def merged(leaves: Sequence[Leaf], factors: Sequence[Tensor], how: HowReduced) -
     tolerance = how.tolerance
     terms: list[Term] = []
     rests: list[Rest] = []
+    places: dict[int, int] = {}  # of terms, in the order of the graph: that of the loss as it was written
     groups: dict[Hashable, _Group] = {}
-    for leaf, factor in zip(leaves, factors, strict=True):
+    for place, (leaf, factor) in enumerate(zip(leaves, factors, strict=True)):
         flat = factor.reshape(-1)
         if isinstance(leaf, Whole):
             reduction = reduction_of(leaf.reduction, how.scalar)
             terms.append(whole_term(leaf, flat, reduction, tolerance))
+            places[id(terms[-1])] = place
         elif isinstance(leaf, LogSumExps) and leaf.squared:
             rests.append(_rest("logsumexp²", leaf, flat))
         elif isinstance(leaf, (Picks, ClassSums, LogSumExps)):
-            group = groups.setdefault(leaf.base.key, _Group(leaf.base, tolerance, how.divisor, how.scalar))
+            group = groups.setdefault(leaf.base.key, _Group(leaf.base, tolerance, how.divisor, how.scalar, place))
             chosen = {Picks: group.picks, ClassSums: group.sums, LogSumExps: group.lses}[type(leaf)]
             chosen.append((leaf, flat))  # type: ignore[arg-type]
         elif isinstance(leaf, Other) and bool((flat != 0).any()):
             rests.append(_rest(leaf.edge.name.removesuffix("Backward0"), leaf, flat))
-    terms.extend(_binary_terms(groups, tolerance))
+    for place, term in _binary_terms(groups, tolerance):
+        terms.append(term)
+        places[id(term)] = place
     for group in groups.values():
         term = _term_of(group)
         if term is not None:
             terms.append(term)
+            places[id(term)] = group.place
         else:
             rests.extend(_rests_of(group))
+    terms.sort(key=lambda term: places[id(term)])
     return joined(terms), rests
 
 
-def _binary_terms(groups: dict[Hashable, _Group], tolerance: float) -> list[Term]:
-    """Terms of pairs of logarithms; their groups are taken out."""
+def _binary_terms(groups: dict[Hashable, _Group], tolerance: float) -> list[tuple[int, Term]]:
+    """Places and terms of pairs of logarithms; their groups are taken out."""
     found = {key: logarithms_of(group.base, group.picks) for key, group in groups.items()}
     known = {key: logarithms for key, logarithms in found.items() if logarithms is not None}
     terms = []
     for one, other in pairs_of(known):
         term = term_by_hand(known[one], known[other], tolerance)
         if term is not None:
-            terms.append(term)
+            terms.append((groups[one].place, term))
             del groups[one], groups[other]
     return terms
 

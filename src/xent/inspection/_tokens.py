@@ -14,7 +14,7 @@ from xent.inspection._term import Term
 from xent.report import Column, ResultTable
 
 _TOP = 3
-_CONTEXT = 24  # characters of a context that are shown
+_CONTEXT = 22  # characters of a context that are shown
 _VISIBLE = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍", "\x00": "␀"}
 
 
@@ -36,6 +36,7 @@ def token_ledger(term: Term, tokenizer: Any, input_ids: Any, n: int | None) -> R
             record: dict[str, Any] = {"row": row, "position": term.position(row), "context": contexts(row)}
             record["target_id"], record["mark"] = target, _mark(target, counted, special)
             record["target"] = text(target) if counted or 0 <= target < term.num_classes else "·"
+            record["shown"] = record["target"] + (f" ({record['mark']})" if record["mark"] else "")
             if counted:
                 nats = float(term.surprisal[row])
                 total, seen = total + nats, seen + 1
@@ -56,13 +57,11 @@ def _columns(records: Sequence[dict[str, Any]]) -> tuple[Column, ...]:
     columns = [Column("position", "row", "name")]
     if any(record["context"] is not None for record in records):
         columns.append(Column("context", "context", "name", _CONTEXT))
-    columns.append(Column("target", "→ target", "text", 14))
-    if any(record["mark"] for record in records):
-        columns.append(Column("mark", "", "text"))
+    columns.append(Column("shown", "→ target", "text", 16))
     columns += [
         Column("p", "p"), Column("nats", "nats"), Column("bits", "bits", "bits"), Column("mean", "mean"),
-        Column("perplexity", "perplexity", "bits"), Column("rank", "rank", "integer"),
-        Column("guesses", "the model's guesses", "text", 30),
+        Column("perplexity", "perpl.", "bits"), Column("rank", "rank", "integer"),
+        Column("guesses", "guesses", "text", 36),
     ]  # fmt: skip
     return tuple(columns)
 
