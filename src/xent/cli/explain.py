@@ -55,9 +55,7 @@ def explain(
     """
     if run is not None and (logits or targets or weight):
         raise OptionError(f"a run ({run}) and files", "a run has its own rows", "pass one of the two")
-    if run is None and not (logits and targets):
-        missing = "--logits and --targets" if not logits and not targets else "--targets" if logits else "--logits"
-        raise OptionError(f"no {missing}", "logits and targets, or a run, are explained", f"pass {missing}, or a run")
+    files = _files(logits, targets) if run is None else ("", "")
     options: dict[str, Any] = {"reduction": reduction}
     if kind in ("cross_entropy", "nll_loss"):
         options |= {"dim": dim}
@@ -69,9 +67,7 @@ def explain(
     if run is not None:
         explanation, pictures = _explained_run.of_run(run)
     else:
-        assert logits is not None
-        assert targets is not None
-        explanation, pictures = _of_files(logits, targets, weight, kind, options), ""
+        explanation, pictures = _of_files(files, weight, kind, options), ""
     if as_json:
         typer.echo(json.dumps(explanation.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
     else:
@@ -79,12 +75,19 @@ def explain(
     return 0 if explanation.equality.explained else 1
 
 
-def _of_files(logits: str, targets: str, weight: str | None, kind: Kind, options: dict[str, Any]) -> Explanation:
+def _files(logits: str | None, targets: str | None) -> tuple[str, str]:
+    if logits and targets:
+        return logits, targets
+    missing = "--logits and --targets" if not logits and not targets else "--targets" if logits else "--logits"
+    raise OptionError(f"no {missing}", "logits and targets, or a run, are explained", f"pass {missing}, or a run")
+
+
+def _of_files(files: tuple[str, str], weight: str | None, kind: Kind, options: dict[str, Any]) -> Explanation:
     import xent
     from xent.inspection._tensor_files import read_tensor
 
-    input, columns = read_tensor(logits, "logits")
-    target = read_tensor(targets, "targets").tensor
+    input, columns = read_tensor(files[0], "logits")
+    target = read_tensor(files[1], "targets").tensor
     class_weight: Tensor | None = None if weight is None else read_tensor(weight, "weight").tensor
     if not input.is_floating_point():
         input = input.double()

@@ -20,7 +20,7 @@ def _predictions(term: Term) -> dict[str, torch.Tensor]:
     parts = []
     for rows in term.blocks():
         p = term.log_probs(rows).exp()
-        own = _labels(term, rows)
+        own = term.labels(rows)
         best = p.max(-1)
         of_label = p.gather(1, own.unsqueeze(1)).squeeze(1)
         others = p.scatter(1, own.unsqueeze(1), -1.0).max(-1)
@@ -29,12 +29,6 @@ def _predictions(term: Term) -> dict[str, torch.Tensor]:
     if not parts:
         return {name: torch.zeros(0, dtype=torch.float64) for name in names}
     return {name: torch.cat(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}
-
-
-def _labels(term: Term, rows: torch.Tensor) -> torch.Tensor:
-    if term.target is not None:
-        return term.target[rows].masked_fill(~term.counted[rows], 0)
-    return term.distributions(rows).argmax(-1)
 
 
 def by_class(term: Term, names: Names) -> ResultTable:

@@ -11,9 +11,10 @@ from xent.inspection._equality import compared, magnitude_of
 from xent.inspection._explanation import Explanation
 from xent.inspection._fold import Fold
 from xent.inspection._given import KINDS, explained_arguments
+from xent.inspection._groups import HowReduced
 from xent.inspection._landmarks import landmarks_of
 from xent.inspection._leaves import ClassSums, Leaf
-from xent.inspection._merge import HowReduced, Rest, merged
+from xent.inspection._merge import Rest, merged
 from xent.inspection._nodes import BY_ARGUMENTS, Unreadable, edge_of
 from xent.inspection._shown_rows import Names
 from xent.inspection._term import Term

@@ -307,13 +307,11 @@ def _reduced(mean: bool) -> Callable[[Fold, Edge], Tensor]:
 
 def _without_constant(fold: Fold, edge: Edge) -> tuple[float, Edge]:
     """The table of `table + constant` or `constant − table` (a KL divergence): no node keeps the constant."""
-    if _kind(edge) in ("Add", "Sub") and edge.operands.count(None) == 1 and len(edge.operands) == 2:
-        fold.added.append(edge)
-        place = 0 if edge.operands[0] is not None else 1
-        behind = edge.operands[place]
-        assert behind is not None
-        return (-1.0 if place and _kind(edge) == "Sub" else 1.0), behind
-    return 1.0, edge
+    if _kind(edge) not in ("Add", "Sub") or edge.operands.count(None) != 1:
+        return 1.0, edge
+    fold.added.append(edge)
+    place, behind = next((place, behind) for place, behind in enumerate(edge.operands) if behind is not None)
+    return (-1.0 if place and _kind(edge) == "Sub" else 1.0), behind
 
 
 def _joined(fold: Fold, edge: Edge) -> Tensor:

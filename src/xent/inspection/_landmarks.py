@@ -92,9 +92,8 @@ def _entropy_of_mass(t: Tensor) -> Tensor:
 
 def _of_indices(term: Term) -> tuple[Tensor, float]:
     """The same for class indices, without a table: t is ε/C·w_c everywhere and (1 − ε)·w_y more at the target."""
-    assert term.target is not None
     kept, smoothing = 1 - term.label_smoothing, term.label_smoothing / term.num_classes
-    y, factor = term.target[term.counted], term.upstream[term.counted]
+    y, factor = term.labels(term.counted.nonzero().squeeze(1)), term.upstream[term.counted]
     if term.row_weight is not None:
         factor = factor * term.row_weight[term.counted]
     weight = torch.ones(term.num_classes, dtype=torch.float64) if term.class_weight is None else term.class_weight

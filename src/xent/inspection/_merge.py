@@ -9,18 +9,19 @@ log-sum-exps − picks of logits   the same without a log-softmax
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from xent.inspection._binary_by_hand import logarithms_of, pairs_of, term_by_hand
-from xent.inspection._expressions import Expression
+from xent.inspection._groups import Group, HowReduced, Picked, per_row, picked_of, scores_rows
 from xent.inspection._join import joined
 from xent.inspection._leaves import ClassSums, Leaf, LogSumExps, Other, Picks, Whole, leaf_rows
 from xent.inspection._linear_parts import class_dim_of
-from xent.inspection._reduction_words import reduced_like, without_rounding
+from xent.inspection._reduction_words import reduced_like
 from xent.inspection._scores import LogitScores, Scores, TableScores
+from xent.inspection._smoothing import quotient, smoothing_of, weight_of_sums
 from xent.inspection._soft_targets import SoftTargets, soft_targets
 from xent.inspection._term import Term, exact_sum
 from xent.inspection._whole_terms import whole_term
@@ -35,56 +36,13 @@ class Rest:
     value: float
 
 
-@dataclass(frozen=True)
-class HowReduced:
-    """What the graph says of the reduction as a whole.
-
-    Attributes:
-        dtype: the loss's.
-        scalar: whether it is one number.
-        divisor: what a scalar was divided by, if one was once.
-    """
-
-    dtype: torch.dtype
-    scalar: bool
-    divisor: float | None
-
-    @property
-    def tolerance(self) -> float:
-        """Relative; factors that the graph holds were rounded to the loss's dtype."""
-        return 1e-9 if self.dtype == torch.float64 else 2 * torch.finfo(self.dtype).eps
-
-
-@dataclass(eq=False)
-class _Group:
-    """The leaves that read one table, each with its factors, flat."""
-
-    base: Expression
-    tolerance: float
-    divisor: float | None = None
-    scalar: bool = True
-    place: int = 0
-    picks: list[tuple[Picks, Tensor]] = field(default_factory=list)
-    sums: list[tuple[ClassSums, Tensor]] = field(default_factory=list)
-    lses: list[tuple[LogSumExps, Tensor]] = field(default_factory=list)
-
-    @property
-    def class_dim(self) -> int:
-        known = class_dim_of(self.base)
-        if known is not None:
-            return known
-        for leaf, _ in (*self.lses, *self.sums, *self.picks):
-            return leaf.class_dim
-        raise AssertionError("a group has a leaf")
-
-
 def merged(leaves: Sequence[Leaf], factors: Sequence[Tensor], how: HowReduced) -> tuple[list[Term], list[Rest]]:
     """Terms and rests; their values add up to the value, if the fold is linear."""
     tolerance = how.tolerance
     terms: list[Term] = []
     rests: list[Rest] = []
     places: dict[int, int] = {}  # of terms, in the order of the graph: that of the loss as it was written
-    groups: dict[Hashable, _Group] = {}
+    groups: dict[Hashable, Group] = {}
     for place, (leaf, factor) in enumerate(zip(leaves, factors, strict=True)):
         flat = factor.reshape(-1)
         if isinstance(leaf, Whole):
@@ -94,7 +52,7 @@ def merged(leaves: Sequence[Leaf], factors: Sequence[Tensor], how: HowReduced) -
         elif isinstance(leaf, LogSumExps) and leaf.squared:
             rests.append(_rest("logsumexp²", leaf, flat))
         elif isinstance(leaf, (Picks, ClassSums, LogSumExps)):
-            group = groups.setdefault(leaf.base.key, _Group(leaf.base, tolerance, how.divisor, how.scalar, place))
+            group = groups.setdefault(leaf.base.key, Group(leaf.base, tolerance, how.divisor, how.scalar, place))
             chosen = {Picks: group.picks, ClassSums: group.sums, LogSumExps: group.lses}[type(leaf)]
             chosen.append((leaf, flat))  # type: ignore[arg-type]
         elif isinstance(leaf, Other) and bool((flat != 0).any()):
@@ -113,7 +71,7 @@ def merged(leaves: Sequence[Leaf], factors: Sequence[Tensor], how: HowReduced) -
     return joined(terms), rests
 
 
-def _binary_terms(groups: dict[Hashable, _Group], tolerance: float) -> list[tuple[int, Term]]:
+def _binary_terms(groups: dict[Hashable, Group], tolerance: float) -> list[tuple[int, Term]]:
     """Places and terms of pairs of logarithms; their groups are taken out."""
     found = {key: logarithms_of(group.base, group.picks) for key, group in groups.items()}
     known = {key: logarithms for key, logarithms in found.items() if logarithms is not None}
@@ -130,7 +88,7 @@ def _rest(written: str, leaf: Leaf, factor: Tensor) -> Rest:
     return Rest(written, exact_sum((leaf.values.detach().reshape(-1) * factor)[factor != 0]))
 
 
-def _rests_of(group: _Group) -> list[Rest]:
+def _rests_of(group: Group) -> list[Rest]:
     names = {Picks: "elements of a tensor", ClassSums: "a sum over classes", LogSumExps: "logsumexp"}
     members: list[tuple[Leaf, Tensor]] = [*group.picks, *group.sums, *group.lses]
     rests = [_rest(names[type(leaf)], leaf, factor) for leaf, factor in members if bool((factor != 0).any())]
@@ -140,7 +98,7 @@ def _rests_of(group: _Group) -> list[Rest]:
     return [rest for rest in rests if rest.value != 0]
 
 
-def _term_of(group: _Group) -> Term | None:
+def _term_of(group: Group) -> Term | None:
     log_probabilities = class_dim_of(group.base) is not None
     if not log_probabilities and not group.lses:
         return _bare_nll(group)
@@ -151,7 +109,7 @@ def _term_of(group: _Group) -> Term | None:
         scores = TableScores(group.base, group.class_dim)
         lse = None
     else:
-        lse = _per_row(group.lses, scores_rows(group))
+        lse = per_row(group.lses, scores_rows(group))
         values = torch.zeros(scores_rows(group), dtype=torch.float64)
         for leaf, _ in group.lses:
             values = leaf.values.detach().reshape(-1)
@@ -163,11 +121,6 @@ def _term_of(group: _Group) -> Term | None:
     return None
 
 
-def scores_rows(group: _Group) -> int:
-    """Number of rows of the table."""
-    return torch.Size(leaf_rows(group.base, group.class_dim)).numel()
-
-
 def reduction_of(of_node: str | None, scalar: bool) -> str | None:
     """That of the node that holds the rows, unless the graph reduces its rows further on."""
     if not scalar:
@@ -175,64 +128,17 @@ def reduction_of(of_node: str | None, scalar: bool) -> str | None:
     return None if of_node == "none" else of_node
 
 
-def _per_row(members: Sequence[tuple[Leaf, Tensor]], count: int) -> Tensor | None:
-    """The factors of all leaves with one value in each row, added."""
-    total = torch.zeros(count, dtype=torch.float64)
-    for _, factor in members:
-        if len(factor) != count:
-            return None
-        total = total + factor
-    return total
-
-
-@dataclass(frozen=True, eq=False)
-class _Picked:
-    """All picks of a group, one after the other, flat."""
-
-    rows: Tensor
-    classes: Tensor
-    factor: Tensor
-    values: Tensor
-    counted: Tensor
-    weight: Tensor
-    shape: tuple[int, ...]
-    first: Picks
-
-
-def _picked(group: _Group) -> _Picked:
-    shape, parts = leaf_rows(group.base, group.class_dim), []
-    for leaf, factor in group.picks:
-        places = [place.reshape(-1) for place in leaf.places]
-        places = [place.expand(len(factor)) if len(place) != len(factor) else place for place in places]
-        classes = places.pop(group.class_dim)
-        rows = torch.zeros(len(factor), dtype=torch.int64)
-        for place, size in zip(places, shape, strict=True):
-            rows = rows * size + place
-        counted = torch.ones(len(factor), dtype=torch.bool) if leaf.counted is None else leaf.counted.reshape(-1)
-        weight = torch.ones(len(factor), dtype=torch.float64) if leaf.weight is None else leaf.weight.reshape(-1)
-        values = leaf.values.detach().reshape(-1)
-        keep = torch.ones_like(counted) if leaf.counted is not None else factor != 0
-        if leaf.counted is None and len(factor) <= len(rows.unique()):  # rows masked by hand are shown as such
-            keep, counted = torch.ones_like(counted), counted & (factor != 0)
-        parts.append(tuple(part[keep] for part in (rows, classes, factor, values, counted, weight)))
-    joined = [torch.cat(column) for column in zip(*parts, strict=True)]
-    first = group.picks[0][0]
-    seen = tuple(size for size in first.values.shape if size != 1) or (len(joined[0]),)
-    seen = seen if torch.Size(seen).numel() == len(joined[0]) else (len(joined[0]),)
-    return _Picked(*joined, seen, first)  # type: ignore[arg-type]
-
-
-def _hard(group: _Group, scores: Scores, lse: Tensor | None) -> Term | None:
-    picked = _picked(group)
+def _hard(group: Group, scores: Scores, lse: Tensor | None) -> Term | None:
+    picked = picked_of(group)
     if not bool((picked.factor != 0).any()) and not bool((~picked.counted).any()) and not group.sums:
         return None
     if lse is not None and not torch.allclose(lse[picked.rows], -picked.factor, rtol=group.tolerance, atol=0):
         return None
     weight = torch.where(picked.counted, picked.weight, 0.0)
     smoothing, class_weight, smooth = 0.0, picked.first.class_weight, None
-    upstream = _quotient(-picked.factor, weight)
+    upstream = quotient(-picked.factor, weight)
     if group.sums:
-        found = _smoothing(group, picked, weight) or _smoothing(group, picked, _weight_of_sums(group, picked))
+        found = smoothing_of(group, picked, weight) or smoothing_of(group, picked, weight_of_sums(group, picked))
         if found is None:
             return None
         smoothing, upstream, smooth, class_weight, weight = found
@@ -269,7 +175,7 @@ def _hard(group: _Group, scores: Scores, lse: Tensor | None) -> Term | None:
     )
 
 
-def _without_masked(picked: _Picked, upstream: Tensor) -> _Picked:
+def _without_masked(picked: Picked, upstream: Tensor) -> Picked:
     """Rows that a mask or a selection left out do not count, where all others enter the value alike."""
     known = upstream[picked.counted & upstream.isfinite()]
     rest = known[known != 0]
@@ -279,7 +185,7 @@ def _without_masked(picked: _Picked, upstream: Tensor) -> _Picked:
 
 
 def _own_factors(
-    upstream: Tensor, weight: Tensor, cost: Tensor, counted: Tensor, group: _Group
+    upstream: Tensor, weight: Tensor, cost: Tensor, counted: Tensor, group: Group
 ) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
     """Factors that differ from row to row are row weights, over what the graph divided by."""
     known = upstream[counted & upstream.isfinite()]
@@ -291,60 +197,9 @@ def _own_factors(
     return row_weight, counted.double() / divisor, weight * row_weight, cost * row_weight
 
 
-def _quotient(above: Tensor, below: Tensor) -> Tensor:
-    """Above / below; NaN where a weight of 0 hides the factor."""
-    return torch.where(below != 0, above / below, torch.nan)
-
-
-def _smoothing(
-    group: _Group, picked: _Picked, weight: Tensor
-) -> tuple[float, Tensor, Tensor, Tensor | None, Tensor] | None:
-    """ε, upstream, mean over the classes of each row, weight of class and row; None if no one ε fits all rows."""
-    count, num_classes = scores_rows(group), group.base.shape[group.class_dim]
-    factor = _per_row(group.sums, count)
-    profile = _class_profile(group)
-    if factor is None or len(group.sums) != 1 or profile is False:
-        return None
-    spread, own = num_classes * -factor[picked.rows], -picked.factor
-    counted = picked.counted & (weight != 0)
-    ratio = (spread * weight / own)[counted]
-    if not len(ratio):  # nothing counts: no number says what ε was
-        return 0.0, torch.full_like(own, torch.nan), torch.zeros_like(own), None, weight
-    shares = torch.where(ratio.isinf() | ratio.isnan(), 1.0, ratio / (1 + ratio))
-    if bool(((shares - shares[0]).abs() > group.tolerance).any()):
-        return None
-    smoothing = without_rounding(float(shares[0]), group.tolerance)
-    upstream = spread / smoothing if smoothing else _quotient(own, weight)
-    values = group.sums[0][0].values.detach().reshape(-1)[picked.rows]
-    return smoothing, upstream, -values / num_classes, profile if isinstance(profile, Tensor) else None, weight
-
-
-def _weight_of_sums(group: _Group, picked: _Picked) -> Tensor:
-    """w[target], where the graph has the class weight in the sum over classes alone."""
-    profile = _class_profile(group)
-    weight = profile[picked.classes] if isinstance(profile, Tensor) else picked.weight
-    return torch.where(picked.counted, weight, 0.0)
-
-
-def _class_profile(group: _Group) -> Tensor | bool | None:
-    """The one factor of each class in the sum over classes; None without one, False where rows differ."""
-    profile = None
-    for expression in group.sums[0][0].factors:
-        shape = (1,) * (len(group.base.shape) - len(expression.shape)) + expression.shape
-        if any(size != 1 for dim, size in enumerate(shape) if dim != group.class_dim):
-            return False
-        zero = torch.zeros((), dtype=torch.int64)
-        index = [zero] * len(shape)
-        if shape[group.class_dim] != 1:
-            index[group.class_dim] = torch.arange(shape[group.class_dim])
-        found = expression.at(tuple(index[len(index) - len(expression.shape) :]))
-        profile = found if profile is None else profile * found
-    return None if profile is None else profile.reshape(-1).expand(group.base.shape[group.class_dim])
-
-
-def _soft(group: _Group, scores: Scores, lse: Tensor | None) -> Term | None:
+def _soft(group: Group, scores: Scores, lse: Tensor | None) -> Term | None:
     count = scores_rows(group)
-    factor = _per_row(group.sums, count)
+    factor = per_row(group.sums, count)
     if factor is None or len(group.sums) != 1:
         return None
     if lse is not None and not torch.allclose(lse, -factor, rtol=group.tolerance, atol=0):
@@ -383,7 +238,7 @@ def _soft(group: _Group, scores: Scores, lse: Tensor | None) -> Term | None:
     )
 
 
-def _bare_nll(group: _Group) -> Term | None:
+def _bare_nll(group: Group) -> Term | None:
     """nll_loss on what is no log-probabilities: its rows are −input[target], whatever these numbers are."""
     if not group.picks or any(leaf.name != "nll_loss" for leaf, _ in group.picks):
         return None
@@ -394,7 +249,7 @@ def _bare_nll(group: _Group) -> Term | None:
     return replace(term, kind="nll_loss", notes=(note,))
 
 
-def _written(group: _Group) -> str:
+def _written(group: Group) -> str:
     if group.lses:
         return "logsumexp − logit"
     named = group.picks[0][0].name if group.picks else ""

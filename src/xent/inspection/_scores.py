@@ -136,8 +136,9 @@ class LogitScores(Scores):
         return self.table.at(tuple(index))
 
     def log_prob_at(self, rows: Tensor, classes: Tensor) -> Tensor:
-        """Ln p of one class of each row, from the log-sum-exp that is known."""
-        assert self.lse is not None
+        """Ln p of one class of each row, from the log-sum-exp where it is known."""
+        if self.lse is None:
+            return self.log_probs(rows).gather(-1, classes.unsqueeze(-1)).squeeze(-1)
         return self._scaled(self.logits_at(rows, classes)) - self.lse[rows]
 
     def slope(self, rows: Tensor) -> Tensor | float:
@@ -153,9 +154,10 @@ class HeadScores(Scores):
     """Logits that nobody holds: hidden states and a linear weight."""
 
     problem: HeadRows
-    lse: Tensor
+    lse: Tensor | None
 
     def __post_init__(self) -> None:
+        self.lse = None if self.lse is None else self.lse.detach().double().cpu().reshape(-1)
         self.row_shape = self.problem.row_shape
         self.num_classes = self.problem.num_classes
 
@@ -167,6 +169,12 @@ class HeadScores(Scores):
         found = [part.gather(1, some.unsqueeze(1)).squeeze(1) for part, some in
                  zip(parts, classes.split(max(1, _BLOCK // self.num_classes)), strict=True)]  # fmt: skip
         return torch.cat(found) if found else torch.empty(0, dtype=torch.float64)
+
+    def log_prob_at(self, rows: Tensor, classes: Tensor) -> Tensor:
+        """One class's ln p of each row, from the log-sum-exp where it is known."""
+        if self.lse is None:
+            return self.log_probs(rows).gather(-1, classes.unsqueeze(-1)).squeeze(-1)
+        return self._scaled(self.logits_at(rows, classes)) - self.lse[rows]
 
     def _logits(self, rows: Tensor) -> Tensor:
         """(n, C) of hidden · Wᵀ + b, rounded as the product rounds them."""

@@ -76,7 +76,7 @@ def row_records(term: Term, rows: Tensor, names: Names) -> list[dict[str, Any]]:
 
 def _records(term: Term, rows: Tensor, names: Names) -> list[dict[str, Any]]:
     log_p, distributions = term.log_probs(rows), term.distributions(rows)
-    own = _own_class(term, rows, distributions)
+    own = torch.ones_like(rows) if term.is_binary else term.labels(rows)
     gradient = term.gradient(rows)
     logits = term.scores.logits_at(term.row_ids[rows], own)
     best = log_p.max(-1)
@@ -108,14 +108,6 @@ def _records(term: Term, rows: Tensor, names: Names) -> list[dict[str, Any]]:
         }
         records.append(record)
     return records
-
-
-def _own_class(term: Term, rows: Tensor, distributions: Tensor) -> Tensor:
-    if term.is_binary:
-        return torch.ones(len(rows), dtype=torch.int64)
-    if term.target is not None:
-        return term.target[rows].masked_fill(~term.counted[rows], 0)
-    return distributions.argmax(-1)
 
 
 def _probability(term: Term, log_p: float) -> float | None:

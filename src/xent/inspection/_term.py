@@ -115,10 +115,15 @@ class Term:
         """Target distributions (m, C) before smoothing; 0 for ignored rows."""
         if self.probabilities is not None:
             return self.probabilities(rows)
-        assert self.target is not None
         counted = self.counted[rows]
         one_hot = torch.zeros(len(rows), self.num_classes, dtype=torch.float64)
-        return one_hot.scatter_(1, self.target[rows].masked_fill(~counted, 0).unsqueeze(1), 1.0) * counted.unsqueeze(1)
+        return one_hot.scatter_(1, self.labels(rows).unsqueeze(1), 1.0) * counted.unsqueeze(1)
+
+    def labels(self, rows: Tensor) -> Tensor:
+        """The class of each of some rows: its target, or the likeliest of its probabilities; 0 for ignored rows."""
+        if self.target is None:
+            return self.distributions(rows).argmax(-1)
+        return self.target[rows].masked_fill(~self.counted[rows], 0)
 
     def mass(self, rows: Tensor) -> Tensor:
         """T (m, C): what multiplies −ln p of each class in the cost, without the z-term."""

@@ -37,8 +37,7 @@ def _of_rows(leaf: Whole, upstream: Tensor) -> Term:
 
 def _of_head(leaf: Whole, upstream: Tensor) -> Term:
     problem: HeadRows = leaf.problem
-    assert leaf.lse is not None
-    return _canonical(leaf, upstream, HeadScores(problem, leaf.lse.reshape(-1)), problem)
+    return _canonical(leaf, upstream, HeadScores(problem, leaf.lse), problem)
 
 
 def _canonical(
@@ -106,15 +105,10 @@ def _surprisal(
             parts.append(-(q * log_p.masked_fill((q == 0) & log_p.isinf(), 0)).sum(-1))
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
     safe = target.masked_fill(~counted, 0)
-    if isinstance(scores, LogitScores) and scores.lse is not None:
-        return torch.where(counted, -scores.log_prob_at(rows, safe), 0.0)
-    found = scores.logits_at(rows, safe)
-    if isinstance(scores, TableScores) or found is None:
-        assert isinstance(scores, TableScores)
+    if isinstance(scores, TableScores):
         index = torch.unravel_index(rows, scores.row_shape) if scores.row_shape else ()
         return torch.where(counted, -scores.table.at((*index, safe)), 0.0)
-    assert isinstance(scores, HeadScores)
-    return torch.where(counted, scores.lse[rows] - scores._scaled(found), 0.0)
+    return torch.where(counted, -scores.log_prob_at(rows, safe), 0.0)
 
 
 def _probabilities(problem: Rows | HeadRows):
