@@ -89,6 +89,16 @@ def test_logits_behind_a_linear_layer_are_read():
     assert [record["logit"] for record in records] == pytest.approx(wanted, abs=1e-6)
 
 
+def test_a_loop_of_many_steps():
+    """Deeper than Python's recursion goes: a recurrent model adds the losses of its steps."""
+    weight, total = torch.ones(5, 4).requires_grad_(), 0.0
+    for step in range(1200):
+        total = total + torch.nn.functional.cross_entropy(torch.full((1, 4), step / 1200) @ weight.T, Y[step % 6][None])
+    explanation = xent.explain(total / 1200)
+    assert explanation.equality.explained  # torch's sum of 1200 float32 numbers, one by one, is some ulp off
+    assert repr(explanation).startswith("<Explanation: cross_entropy · mean over 1,200 rows · 5 classes: 1.609")
+
+
 def test_sum_of_two_losses_is_two_terms():
     explanation = xent.explain(next(case for case in WRITTEN if case.name == "two losses").loss(logits()))
     assert [term.factor for term in explanation.terms] == [1.0, 0.1] or [t.factor for t in explanation.terms] == [

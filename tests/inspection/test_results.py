@@ -166,7 +166,18 @@ def edited():
     return loss
 
 
+def compiled():
+    return torch.compile(lambda x: F.cross_entropy(x, Y), backend="aot_eager")(logits())
+
+
+def overflowed():
+    x = (1000 * logits().detach()).requires_grad_()
+    return -(x.exp() / x.exp().sum(1, keepdim=True)).log()[torch.arange(6), Y].mean()
+
+
 MISTAKES = {
+    "compiled": (compiled, NotExplained, "compiled: one node, whatever is in it"),
+    "overflowed by hand": (overflowed, NotExplained, "exp ends at 88.7 in float32"),
     "a number": (lambda: 0.7, DtypeError, "leave out .item"),
     "integers": (lambda: torch.tensor(3), DtypeError, "a loss is floating point"),
     "no graph": (lambda: F.cross_entropy(logits().detach(), Y), NotExplained, "no_grad, detached"),

@@ -63,7 +63,7 @@ def code_of(term: Term) -> str:
     lines += _binary(term) if term.is_binary else _rows(term)
     if term.row_weight is not None:
         lines.append("cost = cost * row_weight.double().reshape(-1)")
-    return "\n".join([*lines, *_reduced(term), ""])
+    return "\n".join([*lines, *_reduced(term)])
 
 
 def _log_probabilities(term: Term) -> list[str]:

@@ -4,7 +4,9 @@ The derived sum is exact: float64, rounded once. torch adds numbers of the loss'
 its sum may be further from the exact one than 2 ulp where rows are many or the dtype is narrow. How far rounding can
 carry it is bounded (Higham, *Accuracy and Stability of Numerical Algorithms*, 4.2, for sums in blocks):
 
-    |error| ≤ (⌈log₂ n⌉ + 4) · u · Σ |upstream · cost|            u: half the spacing of the dtype at 1
+    |error| ≤ (⌈log₂ n⌉ + 4 + k) · u · Σ |upstream · cost|        u: half the spacing of the dtype at 1
+
+for k additions one after the other, as a loop makes them.
 """
 
 from __future__ import annotations
@@ -126,15 +128,18 @@ def _largest_weight(leaf: Whole) -> float:
     return largest
 
 
-def compared(value: Tensor, derived: Tensor, size: Magnitude, count: int, made_by: str) -> Equality:
-    """Compare the tensor with the derived values of its shape, made of `count` numbers."""
+def compared(value: Tensor, derived: Tensor, size: Magnitude, count: int, made_by: str, additions: int = 0) -> Equality:
+    """Compare the tensor with the derived values of its shape, made of `count` numbers.
+
+    `additions` were made one after the other, not in blocks: each may be off by u.
+    """
     given, found = value.detach().reshape(-1).cpu(), derived.detach().reshape(-1).double()
     if not given.numel():
         return Equality(0.0, 0.0, 0.0, 0.0, value.dtype, made_by, 0)
     unit = torch.finfo(value.dtype).eps / 2
     steps = _ulps(given, found)
     worst = int(steps.argmax())
-    depth = math.ceil(math.log2(max(count, 2))) + 4
+    depth = math.ceil(math.log2(max(count, 2))) + 4 + additions
     allowed = depth * unit * size.total
     return Equality(
         float(given[worst].double()), float(found[worst]), float(steps[worst]), allowed, value.dtype, made_by,

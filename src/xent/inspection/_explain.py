@@ -119,7 +119,7 @@ def _check_loss(loss: object, weight: Tensor | None, terms: dict[str, Any]) -> N
 def _explained_graph(loss: Tensor, names: Names) -> Explanation:
     fold = Fold()
     try:
-        derived = fold(edge_of(loss))
+        derived = fold.whole(edge_of(loss))
     except Unreadable as reason:
         raise reason.in_words() from reason
     leaves = fold.leaves
@@ -127,12 +127,7 @@ def _explained_graph(loss: Tensor, names: Names) -> Explanation:
     divisor = fold.divisors[0] if len(fold.divisors) == 1 else None
     terms, rests = merged(leaves, factors, HowReduced(loss.dtype, loss.ndim == 0, divisor))
     if not terms:
-        names_found = sorted({type(leaf).__name__ for leaf in leaves})
-        raise NotExplained(
-            f"no cross-entropy was found behind {edge_of(loss).name} ({', '.join(names_found) or 'no rows'})",
-            "a loss is made of log-probabilities of classes, picked or weighted",
-            BY_ARGUMENTS,
-        )
+        raise _no_cross_entropy(loss)
     linear = sum(term.value for term in terms) + sum(rest.value for rest in rests)
     size = magnitude_of(leaves, factors)
     whole = float(derived.detach().sum())
@@ -140,15 +135,23 @@ def _explained_graph(loss: Tensor, names: Names) -> Explanation:
     count = sum(leaf.values.numel() * (leaf.base.shape[leaf.class_dim] if isinstance(leaf, ClassSums) else 1)
                 for leaf in leaves)  # fmt: skip
     made_by = "xent" if any(term.written.startswith("xent.") for term in terms) else "torch"
-    equality = compared(loss, derived.detach(), size, count, made_by)
+    equality = compared(loss, derived.detach(), size, count, made_by, fold.additions)
     if not equality.explained and len(terms) == 1 and loss.ndim == 0:
         entropy = _targets_entropy(terms[0])
-        less = compared(loss, derived.detach() - entropy, size, count, made_by)
+        less = compared(loss, derived.detach() - entropy, size, count, made_by, fold.additions)
         if entropy and less.explained:
             rests.append(Rest("− entropy of the targets (a Kullback–Leibler divergence)", -entropy))
             equality = less
     notes = _notes(fold, equality.explained, is_sum)
     return Explanation(tuple(terms), tuple(rests), equality, tuple(loss.shape), is_sum, notes, names)
+
+
+def _no_cross_entropy(loss: Tensor) -> NotExplained:
+    found = f"no cross-entropy was found behind {edge_of(loss).name}"
+    if not bool(loss.isfinite().all()):
+        overflowed = "a log-softmax by hand that overflowed is none any more (exp ends at 88.7 in float32)"
+        return NotExplained(f"{found}, and the loss is not finite", overflowed, "write x.log_softmax(1)")
+    return NotExplained(found, "a loss is made of log-probabilities of classes, picked or weighted", BY_ARGUMENTS)
 
 
 def _targets_entropy(term: Term) -> float:

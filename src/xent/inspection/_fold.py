@@ -12,15 +12,17 @@ import torch
 from torch import Tensor
 
 from xent.inspection._class_sums import class_sums
-from xent.inspection._expressions import Elementwise, Expression, every_place
-from xent.inspection._leaves import ClassSums, Leaf, LogSumExps, Other, Picks
+from xent.inspection._expressions import Expression, every_place
+from xent.inspection._leaves import ClassSums, Leaf, Other, Picks
 from xent.inspection._linear_parts import class_dim_of, parts_at
-from xent.inspection._nodes import Edge, Unreadable, signed
+from xent.inspection._log_sum_exps import log_of, log_sum_exp, power
+from xent.inspection._nodes import Edge, Unreadable, kind_of, signed
 from xent.inspection._row_sources import source_of
-from xent.inspection._tables import expression_of, operand
+from xent.inspection._tables import expression_of
 from xent.inspection._view_nodes import view_of
 
 _LARGEST = 1 << 22  # elements that are listed one by one
+_CHAINED = ("Add", "Sub", "Mul", "Div", "Neg")
 _REDUCTIONS = ("Sum", "Mean", "Logsumexp")
 _MAY_MAKE_TABLES = ("Log", "Sub", "Add")  # the last step of a log-softmax by hand
 _BETWEEN = (*_MAY_MAKE_TABLES, "Neg", "Mul", "Div", "Pow", "Exp", "MaskedFill", "Where", "Stack", "Cat", "CopySlices")
@@ -34,6 +36,7 @@ class Fold:
         added: nodes that added something without a graph, which no node keeps.
         unread: addends that could not be read, with the reason.
         divisors: numbers that scalars were divided by.
+        additions: additions one after the other, each of which torch rounds.
     """
 
     def __init__(self) -> None:
@@ -41,6 +44,7 @@ class Fold:
         self.added: list[Edge] = []
         self.unread: list[Unreadable] = []
         self.divisors: list[float] = []
+        self.additions = 0
         self._known: dict[tuple[int, int], Tensor] = {}
         self._has_rows: dict[tuple[int, int], bool] = {}
 
@@ -55,6 +59,17 @@ class Fold:
             self._known[edge.key] = self._read(edge)
         return self._known[edge.key]
 
+    def whole(self, edge: Edge) -> Tensor:
+        """The tensor at the end of the graph; a long chain of additions (the steps of a loop) from its start."""
+        chain, at = [], edge
+        while kind_of(at) in _CHAINED and at.operands and at.operands[0] is not None:
+            chain.append(at)
+            at = at.operands[0]
+        for link in reversed(chain):
+            if kind_of(link) == "Add" and link.shape == ():
+                self(link)
+        return self(edge)
+
     def remember(self, edge: Edge, values: Tensor) -> None:
         """The tensor at `edge` is a leaf's."""
         self._known[edge.key] = values
@@ -63,7 +78,7 @@ class Fold:
         source = source_of(edge)
         if source is not None:
             return source(self, edge)
-        replay = _REPLAYS.get(_kind(edge))
+        replay = _REPLAYS.get(kind_of(edge))
         if replay is not None:
             return replay(self, edge)
         if edge.operands and edge.operands[0] is not None and self.has_rows(edge.operands[0]):
@@ -99,7 +114,7 @@ class Fold:
         return self._has_rows[edge.key]
 
     def _finds_rows(self, edge: Edge) -> bool:
-        kind = _kind(edge)
+        kind = kind_of(edge)
         if source_of(edge) is not None or kind in _REDUCTIONS:
             return True
         if kind not in _BETWEEN and view_of_nothing(edge) is None:
@@ -128,10 +143,6 @@ def class_dim_of_edge(edge: Edge) -> int | None:
 def _class_dim(base: Expression) -> int:
     known = class_dim_of(base)
     return min(1, len(base.shape) - 1) if known is None else known
-
-
-def _kind(edge: Edge) -> str:
-    return edge.name.rstrip("0123456789").removesuffix("Backward")
 
 
 def _operand(fold: Fold, edge: Edge, place: int, name: str) -> Tensor:
@@ -180,6 +191,7 @@ def _added(sign: int) -> Callable[[Fold, Edge], Tensor]:
     def replay(fold: Fold, edge: Edge) -> Tensor:
         if _table(fold, edge):
             return fold.elements(expression_of(edge), edge)
+        fold.additions += 1
         alpha = sign * float(edge.saved("alpha") or 1)
         one, other = (_addend(fold, edge, place) for place in (0, 1))
         return (one + alpha * other).broadcast_to(edge.shape)
@@ -225,65 +237,6 @@ def _is_loss(leaf: Leaf) -> bool:
     return not isinstance(leaf, Other)
 
 
-def _log(fold: Fold, edge: Edge) -> Tensor:
-    """Ln of a row's number; ln Σ exp over the classes is a log-sum-exp however it is written."""
-    behind = edge.operands[0]
-    if behind is None:
-        raise Unreadable(edge)
-    if _kind(behind) == "Sum" and behind.operands[0] is not None and _kind(behind.operands[0]) == "Exp":
-        logits = operand(behind.operands[0], 0)
-        dims = [signed(dim) % len(logits.shape) for dim in behind.saved("dim") or ()]
-        if len(dims) == 1:
-            return _log_sum_exp_of(fold, edge, logits, dims[0], bool(behind.saved("keepdim")))
-    if not fold.has_rows(behind):
-        return fold.elements(expression_of(edge), edge)
-    return fold(behind).log()
-
-
-def _log_sum_exp_of(fold: Fold, edge: Edge, logits: Expression, dim: int, keepdim: bool) -> Tensor:
-    """logsumexp(x − m) for an m that is one number in a row is logsumexp(x) − m."""
-    if isinstance(logits, Elementwise) and logits.name == "Add-1.0":
-        table, shift = logits.operands
-        if len(shift.shape) == len(table.shape) and shift.shape[dim] == 1:
-            shift_values = fold.elements(shift, edge)
-            shift_values = shift_values if keepdim else shift_values.squeeze(dim)
-            return _log_sum_exp_of(fold, edge, table, dim, keepdim) - shift_values
-    return fold.leaf(LogSumExps(_log_sum_exp_values(logits, dim, keepdim), logits, dim))
-
-
-def _log_sum_exp_values(logits: Expression, dim: int, keepdim: bool) -> Tensor:
-    from xent.inspection._class_sums import blocks
-
-    parts = [rows.logsumexp(-1) for _, rows in blocks(logits, dim)]
-    shape = list(logits.shape)
-    shape[dim : dim + 1] = [1] if keepdim else []
-    return torch.cat(parts).reshape(shape)
-
-
-def _logsumexp(fold: Fold, edge: Edge) -> Tensor:
-    behind, dims = edge.operands[0], edge.saved("dim")
-    if behind is None or len(dims) != 1:
-        raise Unreadable(edge)
-    if fold.has_rows(behind):
-        return fold(behind).logsumexp(signed(dims[0]), bool(edge.saved("keepdim")))
-    logits = operand(edge, 0, "self")
-    dim = signed(dims[0]) % len(logits.shape)
-    return fold.leaf(LogSumExps(_log_sum_exp_values(logits, dim, bool(edge.saved("keepdim"))), logits, dim))
-
-
-def _power(fold: Fold, edge: Edge) -> Tensor:
-    behind, exponent = edge.operands[0], float(edge.saved("exponent"))
-    if behind is None:
-        raise Unreadable(edge)
-    values = fold(behind)
-    lse = fold.leaves[-1] if fold.leaves else None
-    if exponent == 2 and isinstance(lse, LogSumExps) and lse.values is values:
-        squared = LogSumExps(lse.values.square(), lse.base, lse.class_dim, squared=True)
-        fold.leaves[-1] = squared
-        return squared.values
-    return values**exponent
-
-
 def _reduced(mean: bool) -> Callable[[Fold, Edge], Tensor]:
     def replay(fold: Fold, edge: Edge) -> Tensor:
         behind = edge.operands[0]
@@ -307,11 +260,11 @@ def _reduced(mean: bool) -> Callable[[Fold, Edge], Tensor]:
 
 def _without_constant(fold: Fold, edge: Edge) -> tuple[float, Edge]:
     """The table of `table + constant` or `constant − table` (a KL divergence): no node keeps the constant."""
-    if _kind(edge) not in ("Add", "Sub") or edge.operands.count(None) != 1:
+    if kind_of(edge) not in ("Add", "Sub") or edge.operands.count(None) != 1:
         return 1.0, edge
     fold.added.append(edge)
     place, behind = next((place, behind) for place, behind in enumerate(edge.operands) if behind is not None)
-    return (-1.0 if place and _kind(edge) == "Sub" else 1.0), behind
+    return (-1.0 if place and kind_of(edge) == "Sub" else 1.0), behind
 
 
 def _joined(fold: Fold, edge: Edge) -> Tensor:
@@ -319,7 +272,7 @@ def _joined(fold: Fold, edge: Edge) -> Tensor:
         raise Unreadable(edge, "one of its tensors has no graph")
     parts = [fold(behind) for behind in edge.operands if behind is not None]
     dim = signed(edge.saved("dim"))
-    return torch.stack(parts, dim) if _kind(edge) == "Stack" else torch.cat(parts, dim)
+    return torch.stack(parts, dim) if kind_of(edge) == "Stack" else torch.cat(parts, dim)
 
 
 def _masked_fill(fold: Fold, edge: Edge) -> Tensor:
@@ -344,7 +297,7 @@ def _written_into(fold: Fold, edge: Edge) -> Tensor:
     """
     written: list[Edge] = []
     at: Edge | None = edge
-    while at is not None and _kind(at) == "CopySlices":
+    while at is not None and kind_of(at) == "CopySlices":
         base, *values = at.operands
         written = [value for value in values if value is not None] + written
         at = base
@@ -383,9 +336,9 @@ _REPLAYS: dict[str, Callable[[Fold, Edge], Tensor]] = {
     "Stack": _joined,
     "Cat": _joined,
     "CopySlices": _written_into,
-    "Logsumexp": _logsumexp,
-    "Pow": _power,
-    "Log": _log,
+    "Logsumexp": log_sum_exp,
+    "Pow": power,
+    "Log": log_of,
     "Exp": _unary(torch.exp),
     "Sqrt": _unary(torch.sqrt),
     "Rsqrt": _unary(torch.rsqrt),

@@ -72,6 +72,11 @@ def edge_of(tensor: Tensor) -> Edge:
     return Edge(tensor.grad_fn, tensor.output_nr)
 
 
+def kind_of(edge: Edge) -> str:
+    """The name of the edge's operation: Mul for MulBackward0 and MulBackward1."""
+    return edge.name.rstrip("0123456789").removesuffix("Backward")
+
+
 def signed(number: int) -> int:
     """A number as the node's operation got it."""
     return number - _UNSIGNED if number >= _SIGNED else number
@@ -87,6 +92,8 @@ class Unreadable(Exception):  # noqa: N818  (caught inside: an addend that can't
     def in_words(self) -> NotExplained:
         """What the user is told."""
         reason = f" ({self.reason})" if self.reason else ""
+        if self.edge.name.startswith("Compiled"):
+            reason = " (compiled: one node, whatever is in it)"
         return NotExplained(
             f"the graph behind the loss leads to {self.edge.name} of shape {self.edge.shape}{reason}",
             "its operations must be those of a cross-entropy that explain knows",

@@ -12,7 +12,7 @@ from torch import Tensor
 from xent.inspection._expressions import Expression, Known, every_place
 from xent.inspection._leaves import LogSumExps, Picks, Whole
 from xent.inspection._linear_parts import Part, class_dim_of, parts_at
-from xent.inspection._nodes import Edge, Unreadable, signed
+from xent.inspection._nodes import Edge, Unreadable, kind_of, signed
 from xent.inspection._tables import expression_of, operand
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def source_of(edge: Edge) -> Source | None:
     """How the rows at `edge` are read; None if it holds none."""
     if edge.function is not None:
         return _function_sources().get((edge.function, edge.output))
-    return ROW_SOURCES.get(edge.name.rstrip("0123456789").removesuffix("Backward"))
+    return ROW_SOURCES.get(kind_of(edge))
 
 
 def reduced(rows: Tensor, weight: Tensor | None, reduction: str) -> Tensor:

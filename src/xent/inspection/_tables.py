@@ -11,7 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from xent.inspection._expressions import Elementwise, Expression, Known, Product, Reduced, View
 from xent.inspection._leaves import LogProbabilities
-from xent.inspection._nodes import Edge, Unreadable, signed
+from xent.inspection._nodes import Edge, Unreadable, kind_of, signed
 from xent.inspection._view_nodes import view_of
 
 # Nodes that saved their own result, so that nothing behind them needs to be read.
@@ -74,7 +74,7 @@ def _from_function(edge: Edge) -> Expression:
 
 
 def _from_torch(edge: Edge) -> Expression:
-    kind = edge.name.rstrip("0123456789").removesuffix("Backward")
+    kind = kind_of(edge)
     if edge.name == "AccumulateGrad":
         return Known(edge.node.variable)
     if kind == "LogSoftmax":

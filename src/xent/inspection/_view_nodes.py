@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xent.inspection._expressions import Expression, Index, View, aligned, ravel, unravel
-from xent.inspection._nodes import Edge, Unreadable, signed
+from xent.inspection._nodes import Edge, Unreadable, kind_of, signed
 
 _SAME_ORDER = ("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Unflatten")
 _PICKING = ("Select", "Unbind", "Gather", "IndexSelect", "MaskedSelect", "Diagonal", "Index")
@@ -17,7 +17,7 @@ _SAME_PLACE = ("Clone", "Alias", "ToCopy", "Contiguous", "Lift", "LiftFresh")
 
 def view_of(edge: Edge, base: Expression) -> View | None:
     """The edge as a view of its operand; None if it is none."""
-    kind = edge.name.rstrip("0123456789").removesuffix("Backward")
+    kind = kind_of(edge)
     if kind in _SAME_PLACE or (kind == "Permute" and list(edge.saved("dims")) == list(range(len(base.shape)))):
         narrower = torch.finfo(edge.dtype).eps > 2**-52 if edge.dtype.is_floating_point else False
         return View(base, edge.shape, lambda index: index, edge.dtype if narrower else None, same_places=True)
