@@ -108,6 +108,23 @@ def test_sum_of_two_losses_is_two_terms():
     assert sum(term.value for term in explanation.terms) == pytest.approx(explanation.value, rel=1e-6)
 
 
+def test_an_addend_that_is_no_cross_entropy_is_made_again():
+    x = logits()
+    penalty = torch.nn.functional.mse_loss(x, torch.ones(6, 5)) + 0.01 * x.norm()
+    explanation = xent.explain(torch.nn.functional.cross_entropy(x, Y) + penalty)
+    assert explanation.equality.holds
+    assert sum(rest.value for rest in explanation.rests) == pytest.approx(float(penalty.detach()), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "target", [torch.empty(0, dtype=torch.int64), torch.full((6,), -100)], ids=["empty", "ignored"]
+)
+def test_a_mean_of_nothing_is_said_to_be(target):
+    explanation = xent.explain(torch.nn.functional.cross_entropy(logits()[: len(target)], target))
+    assert explanation.equality.holds  # NaN beside NaN
+    assert "÷ 0 rows = nan" in str(explanation)
+
+
 def test_what_was_added_without_a_graph_is_not_hidden():
     explanation = xent.explain(torch.nn.functional.cross_entropy(logits(), Y) + 3.0)
     assert not explanation.equality.explained

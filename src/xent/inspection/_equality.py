@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from xent.inspection._leaves import Leaf, Whole
+from xent.problem import HALF
 from xent.report._numbers import number
 
 ULPS_OF_EQUALS = 2
@@ -76,9 +77,9 @@ class Equality:
         return self.holds or self.is_rounding
 
     def __str__(self) -> str:
-        if self.holds and not self.is_overflow:
-            return f"equal ({self.ulps:.0f} ulp)"
         dtype = str(self.dtype).removeprefix("torch.")
+        if self.holds and not self.is_overflow:
+            return f"equal ({self.ulps:.0f} ulp{f' of {dtype}' if self.dtype in HALF else ''})"
         if self.is_overflow:
             return f"{dtype} ends at {number(_end(self.dtype), 0)}: the sum of the rows overflowed"
         if self.is_rounding:

@@ -47,7 +47,7 @@ def merged(leaves: Sequence[Leaf], factors: Sequence[Tensor], how: HowReduced) -
         flat = factor.reshape(-1)
         if isinstance(leaf, Whole):
             reduction = reduction_of(leaf.reduction, how.scalar)
-            terms.append(whole_term(leaf, flat, reduction, tolerance))
+            terms.append(whole_term(leaf, flat, reduction, tolerance, how.divisor))
             places[id(terms[-1])] = place
         elif isinstance(leaf, LogSumExps) and leaf.squared:
             rests.append(_rest("logsumexp²", leaf, flat))
@@ -130,7 +130,7 @@ def reduction_of(of_node: str | None, scalar: bool) -> str | None:
 
 def _hard(group: Group, scores: Scores, lse: Tensor | None) -> Term | None:
     picked = picked_of(group)
-    if not bool((picked.factor != 0).any()) and not bool((~picked.counted).any()) and not group.sums:
+    if not bool((picked.factor != 0).any()) and picked.first.counted is None and not group.sums:
         return None
     if lse is not None and not torch.allclose(lse[picked.rows], -picked.factor, rtol=group.tolerance, atol=0):
         return None
@@ -172,6 +172,7 @@ def _hard(group: Group, scores: Scores, lse: Tensor | None) -> Term | None:
         ),
         reduction_of(picked.first.reduction, group.scalar),
         tolerance=group.tolerance,
+        divisor=group.divisor,
     )
 
 
@@ -235,6 +236,7 @@ def _soft(group: Group, scores: Scores, lse: Tensor | None) -> Term | None:
         ),
         reduction_of(None, group.scalar),
         tolerance=group.tolerance,
+        divisor=group.divisor,
     )
 
 

@@ -45,7 +45,11 @@ def chart_of(explanation: Explanation, term: Term) -> Any:
             {"nats": landmarks.label_prior, "what": "label prior"},
             {"nats": landmarks.uniform, "what": f"ln {landmarks.num_classes}"},
         ]
-        base = altair.Chart(altair.Data(values=marks)).encode(y="nats:Q")
-        labels = base.mark_text(align="right", dx=-4, dy=-6, x="width").encode(text="what:N")
-        chart = bars + base.mark_rule(strokeDash=[4, 3]).encode(tooltip=["what:N", "nats:Q"]) + labels
+        for place, mark in enumerate(marks):  # words beside one another, for lines that lie close
+            base = altair.Chart(altair.Data(values=[mark])).encode(y="nats:Q")
+            rule = base.mark_rule(strokeDash=[4, 3]).encode(tooltip=["what:N", "nats:Q"])
+            words = base.mark_text(align="right", dx=-4 - 90 * place, dy=-6).encode(
+                text="what:N", x=altair.value("width")
+            )
+            chart = chart + rule + words
     return chart.properties(width=640, height=240, title=f"{term.kind}: {len(records)} of {term.num_rows:,} rows")

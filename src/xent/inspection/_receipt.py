@@ -49,9 +49,10 @@ def heading(term: Term, dtype: str = "") -> str:
     if term.reduction == "mean":
         times = "" if term.factor == 1 else f"{typed(term.factor)} × "
         over = term.denominator_words
-        parts.append(
-            f"{times}mean over {over}" if over[:1].isdigit() else f"{times}sum ÷ {over} = {typed(term.denominator)}"
-        )
+        if over[:1].isdigit():
+            parts.append(f"{times}mean over {over}" if " " in over else f"{times}sum ÷ {over}")
+        else:
+            parts.append(f"{times}sum ÷ {over} = {typed(term.denominator)}")
     elif term.reduction == "none":
         parts.append(f"each of {term.num_rows:,} rows")
     else:
@@ -147,7 +148,8 @@ def options_read(term: Term) -> str:
 
 def _sum_words(term: Term, explanation: Explanation) -> str:
     total = number(term.total)
-    value = number(explanation.value_of(term))
+    alone = len(explanation.terms) == 1 and not explanation.rests and not explanation.shape
+    value = number(explanation.equality.derived if alone else explanation.value_of(term))
     times = "" if term.factor == 1 else f" × {typed(term.factor)}"
     if term.reduction == "mean":
         words = term.denominator_words

@@ -12,11 +12,17 @@ _DIGITS = 2  # significant digits of a factor that somebody would type, such as 
 
 
 def reduced_like(
-    term: Term, reduction: str | None, denominator: float | None = None, words: str = "", tolerance: float = _EXACT
+    term: Term,
+    reduction: str | None,
+    denominator: float | None = None,
+    words: str = "",
+    tolerance: float = _EXACT,
+    divisor: float | None = None,
 ) -> Term:
     """The term with its reduction named; `reduction` and `denominator` where the graph says them.
 
-    `tolerance` is relative: a denominator that the graph holds in the loss's dtype was rounded to it.
+    `tolerance` is relative: a denominator that the graph holds in the loss's dtype was rounded to it. `divisor` is
+    what the graph divided a scalar by.
     """
     counted = term.counted
     if not bool(counted.any()):
@@ -33,7 +39,8 @@ def reduced_like(
         return _mean(term, whole, named, upstream, tolerance)
     if _is(upstream, 1, tolerance):
         return replace(term, reduction="sum", factor=1.0, denominator=1.0)
-    for count, name in _other_denominators(term):
+    by_hand = [] if divisor is None else [(divisor, f"{divisor:,.6g}")]
+    for count, name in [*_other_denominators(term), *by_hand]:
         if _is(upstream * count, 1, tolerance):
             return _mean(term, count, name, upstream, tolerance)
     if _is_short(upstream * whole, tolerance) and not _is_short(upstream, tolerance):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from xent.inspection._expressions import Expression, Known, every_place
-from xent.inspection._leaves import LogSumExps, Picks, Whole
+from xent.inspection._leaves import LogSumExps, Other, Picks, Whole
 from xent.inspection._linear_parts import Part, class_dim_of, parts_at
 from xent.inspection._nodes import Edge, Unreadable, kind_of, signed
 from xent.inspection._tables import expression_of, operand
@@ -239,10 +239,18 @@ def _native_binary(fold: Fold, edge: Edge) -> Tensor:
     return fold.leaf(Whole(binary_rows(kind, problem), kind, problem))
 
 
+def _squares(fold: Fold, edge: Edge) -> Tensor:
+    """A mean squared error beside a cross-entropy: its value, made again."""
+    difference = _saved_or_read(edge, 0, "self").double() - _saved_or_read(edge, 1, "target").double()
+    value = reduced(difference.square().cpu(), None, _REDUCTION[signed(edge.saved("reduction"))])
+    return fold.leaf(Other(value, edge))
+
+
 ROW_SOURCES: dict[str, Source] = {
     "NllLoss": _nll,
     "NllLoss2D": _nll,
     "NllLossND": _nll,
+    "MseLoss": _squares,
     "BinaryCrossEntropy": _binary("binary_cross_entropy"),
     "BinaryCrossEntropyWithLogits": _binary("binary_cross_entropy_with_logits"),
 }

@@ -16,12 +16,14 @@ from xent.inspection._whole_problems import weights_of_problem
 from xent.problem import Rows
 
 
-def whole_term(leaf: Whole, upstream: Tensor, reduction: str | None = None, tolerance: float = 1e-9) -> Term:
+def whole_term(
+    leaf: Whole, upstream: Tensor, reduction: str | None = None, tolerance: float = 1e-9, divisor: float | None = None
+) -> Term:
     """The term of a leaf whose rows enter the value with the factors `upstream`."""
     if isinstance(leaf.problem, Elements):
-        return reduced_like(_binary(leaf, upstream), reduction, tolerance=tolerance)
+        return reduced_like(_binary(leaf, upstream), reduction, tolerance=tolerance, divisor=divisor)
     term = _of_rows(leaf, upstream) if isinstance(leaf.problem, Rows) else _of_head(leaf, upstream)
-    return reduced_like(term, reduction, tolerance=tolerance)
+    return reduced_like(term, reduction, tolerance=tolerance, divisor=divisor)
 
 
 def _of_rows(leaf: Whole, upstream: Tensor) -> Term:

@@ -26,7 +26,8 @@ def _block(block: Title | Line | RulerLine | ResultTable) -> str:
     if isinstance(block, ResultTable):
         return block.html()
     kind = f" class='{block.verdict}'" if block.verdict else ""
-    return f"<p><span class='dim'>{escape(block.label)}</span>&ensp;<span{kind}>{escape(block.text)}</span></p>"
+    label = f"<span class='dim'>{escape(block.label)}</span>&ensp;" if block.label else ""
+    return f"<p>{label}<span{kind}>{escape(block.text)}</span></p>"
 
 
 def _ruler(ruler: RulerLine) -> str:

@@ -9,7 +9,7 @@ _SHEET = f"""
 @media (prefers-color-scheme:dark){{.xent{{{_DARK}}}}}
 [data-jp-theme-light="true"] .xent,.vscode-light .xent{{{_LIGHT}}}
 [data-jp-theme-light="false"] .xent,.vscode-dark .xent{{{_DARK}}}
-.xent p{{margin:.25em 0}} .xent .xent-title{{font-weight:600}} .xent .dim{{color:var(--dim)}}
+.xent p{{margin:.25em 0;white-space:pre-wrap}} .xent .xent-title{{font-weight:600}} .xent .dim{{color:var(--dim)}}
 .xent .good{{color:var(--good)}} .xent .bad{{color:var(--bad);font-weight:600}} .xent .xent-wide{{overflow-x:auto}}
 .xent table{{border-collapse:collapse;margin:.3em 0;font:inherit;color:inherit}}
 .xent th,.xent td{{padding:.1em .8em .1em 0;text-align:left;white-space:pre;border:0;background:none;color:inherit}}
