@@ -55,6 +55,40 @@ def drawn(seed: int) -> Drawn:
     return Drawn(input, target, options)
 
 
+@dataclass(frozen=True, eq=False)
+class DrawnBinary:
+    """A call of F.binary_cross_entropy, or of …_with_logits."""
+
+    input: Tensor
+    target: Tensor
+    with_logits: bool
+    options: dict[str, Any]
+
+    def loss(self) -> Tensor:
+        if self.with_logits:
+            return F.binary_cross_entropy_with_logits(self.input, self.target, **self.options)
+        return F.binary_cross_entropy(self.input.sigmoid(), self.target, **self.options)
+
+    def __str__(self) -> str:
+        return f"{tuple(self.input.shape)} {self.input.dtype} logits={self.with_logits} {sorted(self.options)}"
+
+
+def drawn_binary(seed: int) -> DrawnBinary:
+    """One call; every choice follows from the seed."""
+    choose = Random(seed)
+    torch.manual_seed(seed)
+    shape, dtype = choose.choice(((), (1,), (5,), (4, 3), (2, 3, 4), (64,))), choose.choice(DTYPES)
+    input = (choose.choice((0.1, 1.0, 3.0, 20.0)) * torch.randn(shape, dtype=torch.float64)).to(dtype).requires_grad_()
+    target = torch.rand(shape, dtype=torch.float64)
+    target = (target.round() if choose.random() < 0.5 else target).to(dtype)
+    options: dict[str, Any] = {"reduction": choose.choice(("mean", "sum", "none"))}
+    with_logits = choose.random() < 0.6
+    for name, asked in (("weight", True), ("pos_weight", with_logits)):
+        if asked and choose.random() < 0.4:
+            options[name] = torch.rand(shape[-1:], dtype=torch.float64).to(dtype) + 0.1
+    return DrawnBinary(input, target, with_logits, options)
+
+
 def laid_out(choose: Random, shape: tuple[int, ...], scale: float) -> Tensor:
     """Random numbers: contiguous, transposed, every second, or a slice of something larger."""
     layout = choose.choice(("contiguous", "transposed", "strided", "offset"))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import xent
-from tests.inspection.drawn_losses import Drawn, drawn
+from tests.inspection.drawn_losses import Drawn, drawn, drawn_binary
 
 CASES, BLOCK = 6000, 500
 FURTHER = 0.005  # share of calls in which torch itself is more than 2 ulp off; 0.2 % of 6000 when this was written
@@ -67,6 +67,16 @@ def test_the_arguments_say_the_same(first):
         read = xent.explain(xent.cross_entropy(call.input, call.target, **call.options))
         ours, theirs = explanation.terms[0].value, read.terms[0].value
         assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-12, nan_ok=True), f"seed {seed}: {call}"
+
+
+@pytest.mark.parametrize("first", range(0, 3000, 1000))
+def test_binary_losses(first):
+    """Probabilities to 2 ulp; torch makes the loss of logits of (1 − t)·x and a softplus, each rounded by itself."""
+    for seed in range(first, first + 1000):
+        call = drawn_binary(seed)
+        explanation = xent.explain(call.loss())
+        assert explanation.equality.explained, f"seed {seed}: {call}: {explanation.equality}"
+        assert explanation.equality.holds or call.with_logits, f"seed {seed}: {call}: {explanation.equality}"
 
 
 def test_a_sum_that_overflows_is_said_to():

@@ -113,10 +113,17 @@ def magnitude_of(leaves: Sequence[Leaf], factors: Sequence[Tensor]) -> Magnitude
         values = torch.where(values.isfinite(), values, 0.0)
         reach += float(values.sum())
         if isinstance(leaf, Whole):
-            values = values + _largest_weight(leaf)
+            values = (values + _rounded_beside(leaf)) * _largest_weight(leaf)
         product = values * factor.reshape(-1).abs()
         total += float(torch.where(product.isfinite(), product, 0.0).sum())
     return Magnitude(total, reach)
+
+
+def _rounded_beside(leaf: Whole) -> Tensor | float:
+    """What is rounded beside the row's loss: 1 + |x| for binary losses, which torch makes of (1 − t)·x and softplus."""
+    if leaf.kind == "binary_cross_entropy_with_logits":
+        return 1.0 + leaf.problem.input.detach().double().cpu().reshape(-1).abs()
+    return 1.0
 
 
 def _largest_weight(leaf: Whole) -> float:
