@@ -14,6 +14,8 @@ from rich.console import Console
 
 import xent
 from tests.inspection.written_losses import IGNORED, OF_XENT, WRITTEN, W, logits
+from xent.errors import DependencyError
+from xent.report._optional import needed
 from xent.report._table import width
 
 NOTEBOOK = torch.tensor([[-0.0153, 0.0258], [-0.0802, -0.0404], [0.0309, 0.0406]])
@@ -145,6 +147,13 @@ def test_of_many_rows_the_worst_are_shown():
     assert [record["row"] for record in explanation.rows(n=5)] == cost.topk(5).indices.tolist()
     assert "… the worst 5 of 500 rows" in str(explanation)
     assert len(str(explanation).splitlines()) <= 24
+
+
+def test_a_library_that_is_not_there_is_named():
+    with pytest.raises(
+        DependencyError, match=r"nix is not installed; a plot needs it: pip install nix, or 'xent\[explain\]'"
+    ):
+        needed("nix.part", "a plot")
 
 
 def test_plot_and_frame():

@@ -13,4 +13,6 @@ def needed(module: str, what: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError as error:
-        raise DependencyError(f"{module} is not installed", f"{what} needs it", f"pip install {module}") from error
+        package = module.partition(".")[0]
+        do = f"pip install {package}, or 'xent[explain]' for all that explain can use"
+        raise DependencyError(f"{package} is not installed", f"{what} needs it", do) from error
