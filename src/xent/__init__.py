@@ -22,6 +22,8 @@ _HOME_OF = {
     "accelerate": "xent.functional",
     "RowStats": "xent.functional",
     "TokenLogprobs": "xent.functional",
+    "explain": "xent.inspection",
+    "Explanation": "xent.inspection",
     "LossTerms": "xent.terms",
     "SparseTarget": "xent.sparse_target",
     "backend": "xent.ops",
@@ -31,6 +33,7 @@ _HOME_OF = {
 _SUBMODULES = ("errors", "functional", "nn", "ops")
 
 __all__ = [
+    "Explanation",
     "LossTerms",
     "RowStats",
     "SparseTarget",
@@ -44,6 +47,7 @@ __all__ = [
     "choices",
     "cross_entropy",
     "errors",
+    "explain",
     "functional",
     "linear_cross_entropy",
     "log_softmax",
@@ -70,6 +74,7 @@ if TYPE_CHECKING:
         nll_loss,
         token_logprobs,
     )
+    from xent.inspection import Explanation, explain
     from xent.ops import backend, choices
     from xent.sparse_target import SparseTarget
     from xent.terms import LossTerms

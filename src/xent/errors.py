@@ -62,3 +62,11 @@ class RunError(XentError, ValueError):
 
 class DeviceError(XentError, ValueError, RuntimeError):
     """Tensors of one call that live on different devices."""
+
+
+class NotExplained(XentError, ValueError):  # noqa: N818  (what it says of the loss)
+    """A loss value whose way from the logits can't be read."""
+
+
+class DependencyError(XentError, ImportError):
+    """A library that only this call needs is not installed."""

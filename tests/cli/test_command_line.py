@@ -30,7 +30,9 @@ HEAVY = {"torch", "sklearn", "safetensors", "numpy", "scipy"}
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["train", "digits", "--help"], ["train", "digit"]], ids=str
+    "arguments",
+    [["--help"], ["--version"], ["train", "digits", "--help"], ["train", "digit"], ["explain", "--help"], ["explain"]],
+    ids=str,
 )
 def test_no_answer_that_needs_no_torch_loads_it(arguments):
     code = f"import sys; from xent.cli import main; main({arguments!r}); print(*sys.modules, file=sys.stderr)"

@@ -11,6 +11,7 @@ import typer
 
 import xent
 from xent.cli import bench, train
+from xent.cli import explain as explain_command
 from xent.cli._interrupts import INTERRUPTED, Stopped
 from xent.errors import OptionError, XentError
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 # A command is one file: its `app` (or a function) is added here.
 app.add_typer(train.app, name="train")
 app.add_typer(bench.app, name="bench")
+app.command("explain", epilog=explain_command.EPILOG)(explain_command.explain)
 
 
 @app.callback(invoke_without_command=True, epilog="[dim]Example:[/dim]  xent train digits")

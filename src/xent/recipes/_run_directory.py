@@ -106,6 +106,38 @@ class RunDirectory:
         with _saying(f"{path} can't be locked", "check its rights"):
             return cls(path, config, _locked(path))
 
+    @classmethod
+    def reading(cls, path: Path, recipe: str) -> RunDirectory:
+        """A run of `recipe` to look at: nothing is locked, and nothing may be written.
+
+        Raises:
+            OptionError: `path` is no directory, no run of xent's, or a run of another recipe.
+            RunError: its config.json is damaged.
+        """
+        config = _read_config(path, "run")
+        if config["recipe"] != recipe:
+            raise OptionError(f"{path} is a run of {config['recipe']}", f"a run of {recipe} is read here", "pass one")
+        return cls(path, config, lock=-1)
+
+    def model(self) -> dict[str, Tensor]:
+        """The weights after the last whole epoch.
+
+        Raises:
+            RunError: there are none yet, or the file is damaged.
+        """
+        try:
+            return safetensors.torch.load((self.path / MODEL).read_bytes())
+        except FileNotFoundError as error:
+            raise RunError(
+                f"{self.path} holds no {MODEL}", "a run has one after its first epoch", "train it"
+            ) from error
+        except (OSError, safetensors.SafetensorError) as error:
+            raise RunError(
+                f"{self.path / MODEL} is damaged ({error})",
+                "it must be as it was written",
+                f"{self.resume_command} writes it again",
+            ) from error
+
     def check_data(self, source: str, sha256: str) -> None:
         """Check that data is what the run began with.
 
@@ -293,10 +325,10 @@ def _locked(place: Path) -> int:
     return descriptor
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path, named: str = "resume") -> dict[str, Any]:
     if not path.is_dir() or not (path / CONFIG).exists():
         lack = f"holds no {CONFIG}" if path.is_dir() else "is no directory" if path.exists() else "does not exist"
-        raise OptionError(f"resume is {path}, which {lack}", "it must be a run directory of xent's", "see ls runs")
+        raise OptionError(f"{named} is {path}, which {lack}", "it must be a run directory of xent's", "see ls runs")
     with _saying(f"{path / CONFIG} can't be read", "check its rights"):
         content = (path / CONFIG).read_bytes()
     try:

@@ -77,6 +77,25 @@ class Recipe:
             raise
         return learner, run
 
+    def trained(self, path: Path) -> Any:
+        """The learner of a run with the weights of its last whole epoch, to look at; nothing is written.
+
+        Raises:
+            OptionError: `path` is no run of this recipe.
+            DataError: the data is missing or damaged.
+            RunError: a file of the run is damaged, or the data is not what the run began with.
+        """
+        run = RunDirectory.reading(path, self.name)
+        learner = self.build(self._reconcile(run, {}), run)
+        run.check_data(learner.data.source, learner.data.sha256)
+        try:
+            learner.model.load_state_dict(run.model())
+        except RuntimeError as error:
+            raise RunError(
+                f"{path}/model.safetensors holds another model", "it must be the run's", "restore it"
+            ) from error
+        return learner
+
     def _reconcile(self, run: RunDirectory, changes: dict[str, Any]) -> Any:
         try:
             began = self.options(**run.config["options"])

@@ -21,3 +21,8 @@ def begin(config: DigitsConfig, out: Path | None = None) -> tuple[DigitsLearner,
 def resume(path: Path, changes: dict[str, Any] | None = None) -> tuple[DigitsLearner, RunDirectory]:
     """`Recipe.resume` of a digits run."""
     return RECIPE.resume(path, changes or {})
+
+
+def trained(path: Path) -> DigitsLearner:
+    """`Recipe.trained` of a digits run."""
+    return RECIPE.trained(path)

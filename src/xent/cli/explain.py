@@ -1,0 +1,114 @@
+"""`xent explain`: where a loss comes from, from files or a trained run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from xent.cli._interrupts import interrupts_held
+from xent.errors import OptionError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from xent.inspection import Explanation
+
+EPILOG = (
+    "[dim]Examples:[/dim]\n\n"
+    "  xent explain --logits logits.npy --targets labels.json\n\n"
+    "  xent explain --logits batch.safetensors:logits --targets batch.safetensors:labels --order worst -n 20\n\n"
+    "  xent explain runs/digits-1"
+)
+Kind = Literal["cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"]
+Order = Literal["worst", "best", "first", "random"]
+
+
+def explain(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="A run directory of xent train digits.", show_default=False)
+    ] = None,
+    logits: Annotated[
+        str | None, typer.Option(metavar="FILE", help=".json .npy .safetensors .csv .parquet, or FILE:NAME.")
+    ] = None,
+    targets: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Class indices, or probabilities of the logits' shape.")
+    ] = None,
+    weight: Annotated[str | None, typer.Option(metavar="FILE", help="Class weights.")] = None,
+    kind: Annotated[Kind, typer.Option(help="The loss.")] = "cross_entropy",
+    reduction: Annotated[str, typer.Option(metavar="R", help="mean, sum or none.")] = "mean",
+    ignore_index: Annotated[int, typer.Option(metavar="N", help="Target of rows that do not count.")] = -100,
+    label_smoothing: Annotated[float, typer.Option(metavar="X", help="Share spread over all classes.")] = 0.0,
+    dim: Annotated[
+        int | None, typer.Option(metavar="N", help="Dimension of the classes. [dim]torch's: 1[/dim]")
+    ] = None,
+    order: Annotated[Order | None, typer.Option(help="Which rows to list below the receipt.")] = None,
+    num_rows: Annotated[int, typer.Option("-n", metavar="N", min=0, help="How many rows to list.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the explanation as JSON.")] = False,
+) -> int:
+    """Show where a loss comes from: every number between the logits and it.
+
+    From files with logits and targets, or from a run of xent train: its validation rows, the worst, the best and some
+    at random, each with its digit.
+    """
+    if run is not None and (logits or targets or weight):
+        raise OptionError(f"a run ({run}) and files", "a run has its own rows", "pass one of the two")
+    files = _files(logits, targets) if run is None else ("", "")
+    options: dict[str, Any] = {"reduction": reduction}
+    if kind in ("cross_entropy", "nll_loss"):
+        options |= {"dim": dim}
+        options |= {"ignore_index": ignore_index} if ignore_index != -100 else {}
+    if label_smoothing:
+        options["label_smoothing"] = label_smoothing
+    with interrupts_held():
+        from xent.cli import _explained_run
+    if run is not None:
+        explanation, pictures = _explained_run.of_run(run)
+    else:
+        explanation, pictures = _of_files(files, weight, kind, options), ""
+    if as_json:
+        typer.echo(json.dumps(explanation.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        _print(explanation, pictures, order, num_rows)
+    return 0 if explanation.equality.explained else 1
+
+
+def _files(logits: str | None, targets: str | None) -> tuple[str, str]:
+    if logits and targets:
+        return logits, targets
+    missing = "--logits and --targets" if not logits and not targets else "--targets" if logits else "--logits"
+    raise OptionError(f"no {missing}", "logits and targets, or a run, are explained", f"pass {missing}, or a run")
+
+
+def _of_files(files: tuple[str, str], weight: str | None, kind: Kind, options: dict[str, Any]) -> Explanation:
+    import xent
+    from xent.inspection._tensor_files import read_tensor
+
+    input, columns = read_tensor(files[0], "logits")
+    target = read_tensor(files[1], "targets").tensor
+    class_weight: Tensor | None = None if weight is None else read_tensor(weight, "weight").tensor
+    if not input.is_floating_point():
+        input = input.double()
+    if target.shape == input.shape or kind.startswith("binary"):
+        target = target.to(input.dtype)
+        options.pop("ignore_index", None)
+    elif target.is_floating_point() and bool((target == target.round()).all()):
+        target = target.long()  # a CSV column with one empty cell, a JSON list of 1.0, …
+    if class_weight is not None:
+        class_weight = class_weight.to(input.dtype)
+    return xent.explain(input, target, class_weight, kind=kind, class_names=columns, **options)
+
+
+def _print(explanation: Explanation, pictures: str, order: Order | None, num_rows: int) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print(explanation)
+    if pictures:
+        console.print()
+        console.print(pictures, markup=False, soft_wrap=True)
+    if order is not None:
+        console.print()
+        console.print(explanation.rows(order, num_rows))

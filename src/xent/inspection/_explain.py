@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xent.errors import DtypeError, NotExplained
+from xent.inspection._equality import compared, magnitude_of
+from xent.inspection._explanation import Explanation
+from xent.inspection._fold import Fold
+from xent.inspection._given import KINDS, explained_arguments
+from xent.inspection._groups import HowReduced
+from xent.inspection._landmarks import landmarks_of
+from xent.inspection._leaves import ClassSums, Leaf
+from xent.inspection._merge import Rest, merged
+from xent.inspection._nodes import BY_ARGUMENTS, Unreadable, edge_of
+from xent.inspection._shown_rows import Names
+from xent.inspection._term import Term
+
+__all__ = ["KINDS", "explain"]
+
+
+def explain(
+    loss: Tensor,
+    target: Tensor | None = None,
+    weight: Tensor | None = None,
+    *,
+    kind: str = "cross_entropy",
+    class_names: Sequence[str] | None = None,
+    row_names: Sequence[str] | None = None,
+    **terms: Any,
+) -> Explanation:
+    r"""Explain a loss value: every number between the logits and it, and whether they add up to it.
+
+    ::
+
+        explain(loss)                        the graph behind a loss, before backward()
+        explain(input, target, **terms)      the tensors, when there is no graph
+
+    With one argument, the autograd graph behind the tensor is read: `torch.nn.functional`'s and xent's losses on every
+    backend, losses written by hand, sums and means of several. The rows found there are folded again in float64,
+    and the result is compared with the tensor's value. With `target`, the loss is computed by xent.
+
+    Args:
+        loss: a scalar or per-row loss with its graph; or, with `target`, the first argument of the loss: logits
+            (hidden states with `linear_weight`, log-probabilities or probabilities for another `kind`).
+        target: class indices or probabilities, as in the loss.
+        weight: class weights, as in the loss.
+        kind: with `target`: "cross_entropy", "nll_loss", "binary_cross_entropy" or "binary_cross_entropy_with_logits".
+        class_names: names to show for classes.
+        row_names: a text for each row, shown beside it.
+        **terms: with `target`: the options of the loss (`xent.cross_entropy`, and `linear_weight`, `linear_bias`).
+
+    Returns:
+        An `Explanation`: print it for the receipt; `.rows()`, `.gradient()`, `.tokens()`, `.by_class()`, `.suspects()`,
+        `.code()`, `.plot()`, `.to_frame()`, `.to_dict()`, `.save()`.
+
+    Gradient:
+        None: the graph, its gradients, the versions of its tensors and torch's random state are left as they are.
+
+    Edge cases:
+        What the graph does not keep (a constant that was added) shows as a difference that is not explained. An
+        addend that is no cross-entropy is made again if its node allows it, else named. NaN and infinities are
+        compared as they are. `loss[i] = …` in a loop is read for sums and means, which do not depend on the order.
+
+    Cost:
+        The logits are never copied. What torch saved for its backward is read: one number of each row for class
+        indices, one pass for probabilities and label smoothing; xent's kernels read their logits once more.
+
+    Raises:
+        NotExplained: the tensor has no graph, the graph was freed by `backward()`, or leads to what is no loss.
+        DtypeError: not a floating point tensor.
+        What the losses raise, with `target`.
+
+    Source:
+        https://docs.pytorch.org/docs/stable/notes/autograd.html#saved-tensors
+
+    Differs from torch, which has no such function.
+
+    Example:
+        >>> import torch, xent
+        >>> logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]], requires_grad=True)
+        >>> loss = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 2]))
+        >>> xent.explain(loss)
+        <Explanation: cross_entropy · mean over 2 rows · 3 classes: 0.8606, equal (0 ulp)>
+    """
+    names = Names(class_names, row_names)
+    if target is not None:
+        with torch.inference_mode(False), torch.no_grad():
+            return explained_arguments(loss, target, weight, kind, terms, names)
+    _check_loss(loss, weight, terms)
+    with torch.enable_grad():
+        return _explained_graph(loss, names)
+
+
+def _check_loss(loss: object, weight: Tensor | None, terms: dict[str, Any]) -> None:
+    if not isinstance(loss, Tensor):
+        raise DtypeError(
+            f"loss is a {type(loss).__name__}",
+            "it is a tensor with a graph",
+            "leave out .item(), or " + BY_ARGUMENTS,
+        )
+    if not loss.is_floating_point():
+        raise DtypeError(f"loss has dtype {loss.dtype}", "a loss is floating point", BY_ARGUMENTS)
+    if weight is not None or terms:
+        given: list[str] = sorted({*terms, *(["weight"] if weight is not None else [])})
+        raise NotExplained(
+            f"{', '.join(given)} without a target",
+            "a graph already holds the options of its loss",
+            "leave them out, or pass xent.explain(input, target, …)",
+        )
+    if loss.grad_fn is None:
+        why = "it is a leaf" if loss.requires_grad else "it was computed under no_grad, detached, or needs no gradient"
+        raise NotExplained("loss has no graph", why, BY_ARGUMENTS)
+
+
+def _explained_graph(loss: Tensor, names: Names) -> Explanation:
+    fold = Fold()
+    try:
+        derived = fold.whole(edge_of(loss))
+    except Unreadable as reason:
+        raise reason.in_words() from reason
+    leaves = fold.leaves
+    factors = _factors(derived, leaves)
+    divisor = fold.divisors[0] if len(fold.divisors) == 1 else None
+    terms, rests = merged(leaves, factors, HowReduced(loss.dtype, loss.ndim == 0, divisor))
+    if not terms:
+        raise _no_cross_entropy(loss)
+    linear = sum(term.value for term in terms) + sum(rest.value for rest in rests)
+    size = magnitude_of(leaves, factors)
+    whole = float(derived.detach().sum())
+    is_sum = not abs(linear - whole) > 8 * max(torch.finfo(loss.dtype).eps, 1e-9) * max(size.total, abs(whole))
+    count = sum(leaf.values.numel() * (leaf.base.shape[leaf.class_dim] if isinstance(leaf, ClassSums) else 1)
+                for leaf in leaves)  # fmt: skip
+    made_by = "xent" if any(term.written.startswith("xent.") for term in terms) else "torch"
+    equality = compared(loss, derived.detach(), size, count, made_by, fold.additions)
+    if not equality.explained and len(terms) == 1 and loss.ndim == 0:
+        entropy = _targets_entropy(terms[0])
+        less = compared(loss, derived.detach() - entropy, size, count, made_by, fold.additions)
+        if entropy and less.explained:
+            rests.append(Rest("− entropy of the targets (a Kullback–Leibler divergence)", -entropy))
+            equality = less
+    notes = _notes(fold, equality.explained, is_sum)
+    return Explanation(tuple(terms), tuple(rests), equality, tuple(loss.shape), is_sum, notes, names)
+
+
+def _no_cross_entropy(loss: Tensor) -> NotExplained:
+    found = f"no cross-entropy was found behind {edge_of(loss).name}"
+    if not bool(loss.isfinite().all()):
+        overflowed = "a log-softmax by hand that overflowed is none any more (exp ends at 88.7 in float32)"
+        return NotExplained(f"{found}, and the loss is not finite", overflowed, "write x.log_softmax(1)")
+    return NotExplained(found, "a loss is made of log-probabilities of classes, picked or weighted", BY_ARGUMENTS)
+
+
+def _targets_entropy(term: Term) -> float:
+    landmarks = landmarks_of(term)
+    return 0.0 if landmarks is None else landmarks.floor * landmarks.mass
+
+
+def _factors(derived: Tensor, leaves: list[Leaf]) -> list[Tensor]:
+    """The derivative of the fold with respect to every leaf."""
+    if not leaves or not derived.requires_grad:
+        return [torch.zeros_like(leaf.values) for leaf in leaves]
+    found = torch.autograd.grad(derived.sum(), [leaf.values for leaf in leaves], allow_unused=True)
+    return [torch.zeros_like(leaf.values) if factor is None else factor for leaf, factor in
+            zip(leaves, found, strict=True)]  # fmt: skip
+
+
+def _notes(fold: Fold, explained: bool, is_sum: bool) -> tuple[str, ...]:
+    notes = [
+        f"{reason.edge.name} was added and can't be made again"
+        + (f" ({reason.reason})" if reason.reason else "")
+        + ": the difference is its part"
+        for reason in fold.unread
+    ]
+    if fold.added and not explained:
+        notes.append(f"{fold.added[0].name} added something without a graph; no node keeps what it was")
+    if not is_sum:
+        notes.append("the value is no sum of its rows: the factors are its derivative at this point")
+    return tuple(notes)

@@ -1,0 +1,346 @@
+"""The fold of a loss made again, in float64, from the leaves of its graph to the scalar.
+
+Every operation between the rows and the loss is one line of `_REPLAYS`. What is no row yet, a table of logits or
+log-probabilities, is met by the operation that reads it: a pick, a sum over classes, a log-sum-exp, a loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from xent.inspection._class_sums import class_sums
+from xent.inspection._expressions import Expression, every_place
+from xent.inspection._leaves import ClassSums, Leaf, Other, Picks
+from xent.inspection._linear_parts import class_dim_of, parts_at
+from xent.inspection._log_sum_exps import log_of, log_sum_exp, power
+from xent.inspection._nodes import Edge, Unreadable, kind_of, signed
+from xent.inspection._row_sources import source_of
+from xent.inspection._tables import expression_of
+from xent.inspection._view_nodes import view_of
+
+_LARGEST = 1 << 22  # elements that are listed one by one
+_CHAINED = ("Add", "Sub", "Mul", "Div", "Neg")
+_REDUCTIONS = ("Sum", "Mean", "Logsumexp")
+_MAY_MAKE_TABLES = ("Log", "Sub", "Add")  # the last step of a log-softmax by hand
+_BETWEEN = (*_MAY_MAKE_TABLES, "Neg", "Mul", "Div", "Pow", "Exp", "MaskedFill", "Where", "Stack", "Cat", "CopySlices")
+
+
+class Fold:
+    """Reads one graph.
+
+    Attributes:
+        leaves: what was found at its end.
+        added: nodes that added something without a graph, which no node keeps.
+        unread: addends that could not be read, with the reason.
+        divisors: numbers that scalars were divided by.
+        additions: additions one after the other, each of which torch rounds.
+    """
+
+    def __init__(self) -> None:
+        self.leaves: list[Leaf] = []
+        self.added: list[Edge] = []
+        self.unread: list[Unreadable] = []
+        self.divisors: list[float] = []
+        self.additions = 0
+        self._known: dict[tuple[int, int], Tensor] = {}
+        self._has_rows: dict[tuple[int, int], bool] = {}
+
+    def leaf(self, leaf: Leaf) -> Tensor:
+        """Take a leaf in; its values."""
+        self.leaves.append(leaf)
+        return leaf.values
+
+    def __call__(self, edge: Edge) -> Tensor:
+        """The tensor at `edge`, a float64 function of the leaves."""
+        if edge.key not in self._known:
+            self._known[edge.key] = self._read(edge)
+        return self._known[edge.key]
+
+    def whole(self, edge: Edge) -> Tensor:
+        """The tensor at the end of the graph; a long chain of additions (the steps of a loop) from its start."""
+        chain, at = [], edge
+        while kind_of(at) in _CHAINED and at.operands and at.operands[0] is not None:
+            chain.append(at)
+            at = at.operands[0]
+        for link in reversed(chain):
+            if kind_of(link) == "Add" and link.shape == ():
+                self(link)
+        return self(edge)
+
+    def remember(self, edge: Edge, values: Tensor) -> None:
+        """The tensor at `edge` is a leaf's."""
+        self._known[edge.key] = values
+
+    def _read(self, edge: Edge) -> Tensor:
+        source = source_of(edge)
+        if source is not None:
+            return source(self, edge)
+        replay = _REPLAYS.get(kind_of(edge))
+        if replay is not None:
+            return replay(self, edge)
+        if edge.operands and edge.operands[0] is not None and self.has_rows(edge.operands[0]):
+            return self._viewed(edge, edge.operands[0])
+        return self.elements(expression_of(edge), edge)
+
+    def _viewed(self, edge: Edge, behind: Edge) -> Tensor:
+        values = self(behind)
+        view = view_of(edge, Expression.of_shape(tuple(values.shape)))
+        if view is None:
+            raise Unreadable(edge)
+        return values[view.to_base(every_place(edge.shape))]
+
+    def elements(self, expression: Expression, edge: Edge) -> Tensor:
+        """Every element of a table, or of picks from one."""
+        if expression.numel > _LARGEST:
+            raise Unreadable(edge, "its elements are too many to be listed")
+        places = every_place(expression.shape)
+        total = torch.zeros(expression.shape, dtype=torch.float64)
+        for part in parts_at(expression, places):
+            if part.base.numel <= 1 or not part.base.shape:
+                total = total + part.factor * self.leaf(Other(part.values(), edge))
+                continue
+            spread = tuple(place.broadcast_to(expression.shape) for place in part.places)
+            leaf = Picks(part.values().broadcast_to(expression.shape), part.base, _class_dim(part.base), spread)
+            total = total + part.factor * self.leaf(leaf)
+        return total
+
+    def has_rows(self, edge: Edge) -> bool:
+        """Whether a loss or a reduction stands at or close behind `edge`, so that it is no table."""
+        if edge.key not in self._has_rows:
+            self._has_rows[edge.key] = self._finds_rows(edge)
+        return self._has_rows[edge.key]
+
+    def _finds_rows(self, edge: Edge) -> bool:
+        kind = kind_of(edge)
+        if source_of(edge) is not None or kind in _REDUCTIONS:
+            return True
+        if kind not in _BETWEEN and view_of_nothing(edge) is None:
+            return False  # a layer: the losses are not behind it
+        if kind in _MAY_MAKE_TABLES and class_dim_of_edge(edge) is not None:
+            return False
+        return any(self.has_rows(behind) for behind in edge.operands if behind is not None)
+
+
+def view_of_nothing(edge: Edge) -> Expression | None:
+    """Whether the node is a view: of a tensor that nobody reads."""
+    behind = edge.operands[0] if edge.operands else None
+    return None if behind is None else view_of(edge, Expression.of_shape(behind.shape))
+
+
+def class_dim_of_edge(edge: Edge) -> int | None:
+    """The dimension of the classes, if the edge is normalised log-probabilities."""
+    if max(edge.shape, default=0) < 2:
+        return None
+    try:
+        return class_dim_of(expression_of(edge))
+    except Unreadable:
+        return None
+
+
+def _class_dim(base: Expression) -> int:
+    known = class_dim_of(base)
+    return min(1, len(base.shape) - 1) if known is None else known
+
+
+def _operand(fold: Fold, edge: Edge, place: int, name: str) -> Tensor:
+    """An operand with its way to the leaves, or the number that the node saved of it."""
+    operands = edge.operands
+    behind = operands[place] if place < len(operands) else None
+    if behind is not None:
+        try:
+            return fold(behind)
+        except Unreadable:
+            if not isinstance(edge.saved(name), Tensor):
+                raise
+    return operand_value(edge, name)
+
+
+def operand_value(edge: Edge, name: str) -> Tensor:
+    """The number or tensor that a node saved."""
+    value = edge.saved(name)
+    if value is None:
+        raise Unreadable(edge, "it took a tensor without a graph and did not keep it")
+    if isinstance(value, Tensor):
+        return value.detach().double().cpu()
+    return torch.tensor(float(value), dtype=torch.float64)
+
+
+def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Fold, Edge], Tensor]:
+    return lambda fold, edge: function(_operand(fold, edge, 0, "self"), _operand(fold, edge, 1, "other"))
+
+
+def _unary(function: Callable[[Tensor], Tensor]) -> Callable[[Fold, Edge], Tensor]:
+    def replay(fold: Fold, edge: Edge) -> Tensor:
+        behind = edge.operands[0]
+        if behind is None:
+            raise Unreadable(edge)
+        return function(fold(behind))
+
+    return replay
+
+
+def _table(fold: Fold, edge: Edge) -> bool:
+    """Whether the edge is a table as a whole: elementwise on logits, nothing reduced or picked."""
+    return not fold.has_rows(edge) and class_dim_of_edge(edge) is not None
+
+
+def _added(sign: int) -> Callable[[Fold, Edge], Tensor]:
+    def replay(fold: Fold, edge: Edge) -> Tensor:
+        if _table(fold, edge):
+            return fold.elements(expression_of(edge), edge)
+        fold.additions += 1
+        alpha = sign * float(edge.saved("alpha") or 1)
+        one, other = (_addend(fold, edge, place) for place in (0, 1))
+        return (one + alpha * other).broadcast_to(edge.shape)
+
+    return replay
+
+
+def _addend(fold: Fold, edge: Edge, place: int) -> Tensor:
+    behind = edge.operands[place] if place < len(edge.operands) else None
+    if behind is None:  # `loss + 3`: the node keeps no constant; the comparison with the tensor shows what it was
+        fold.added.append(edge)
+        return torch.zeros((), dtype=torch.float64)
+    before = len(fold.leaves)
+    try:
+        return _alone(fold, behind, before)
+    except Unreadable as reason:
+        if edge.shape != ():
+            raise
+        del fold.leaves[before:]
+        fold.unread.append(reason)
+        return torch.zeros((), dtype=torch.float64)
+
+
+def _alone(fold: Fold, edge: Edge, before: int) -> Tensor:
+    """A scalar addend; one that is no sum of its leaves (a squared norm) is one number, if no loss is in it."""
+    value = fold(edge)
+    own = fold.leaves[before:]
+    if edge.shape != () or not own or any(_is_loss(leaf) for leaf in own) or not value.requires_grad:
+        return value
+    factors = torch.autograd.grad(value, [leaf.values for leaf in own], retain_graph=True, allow_unused=True)
+    linear = sum(float((leaf.values * factor).sum().detach()) for leaf, factor in zip(own, factors, strict=True)
+                 if factor is not None)  # fmt: skip
+    if abs(linear - float(value.detach())) <= 1e-9 * abs(float(value.detach())):
+        return value
+    fold.leaves[before:] = [Other(value.detach(), edge)]
+    fold.remember(edge, fold.leaves[-1].values)
+    return fold.leaves[-1].values
+
+
+def _is_loss(leaf: Leaf) -> bool:
+    if isinstance(leaf, (Picks, ClassSums)):
+        return class_dim_of(leaf.base) is not None
+    return not isinstance(leaf, Other)
+
+
+def _reduced(mean: bool) -> Callable[[Fold, Edge], Tensor]:
+    def replay(fold: Fold, edge: Edge) -> Tensor:
+        behind = edge.operands[0]
+        if behind is None:
+            raise Unreadable(edge)
+        rank = len(behind.shape)
+        dims = sorted(signed(dim) % max(rank, 1) for dim in edge.saved("dim") or ()) or list(range(rank))
+        share = 1 / max(torch.Size([behind.shape[dim] for dim in dims]).numel(), 1) if mean else 1.0
+        if not torch.Size(behind.shape).numel():
+            share = float("nan") if mean else 1.0
+        sign, table = _without_constant(fold, behind)
+        values = None if fold.has_rows(behind) else class_sums(fold.leaf, table, dims)
+        values = values if values is None else sign * values
+        if values is None:
+            values = fold(behind)
+            values = values.sum(dims) if dims else values
+        return (values * share).reshape(edge.shape)
+
+    return replay
+
+
+def _without_constant(fold: Fold, edge: Edge) -> tuple[float, Edge]:
+    """The table of `table + constant` or `constant − table` (a KL divergence): no node keeps the constant."""
+    if kind_of(edge) not in ("Add", "Sub") or edge.operands.count(None) != 1:
+        return 1.0, edge
+    fold.added.append(edge)
+    place, behind = next((place, behind) for place, behind in enumerate(edge.operands) if behind is not None)
+    return (-1.0 if place and kind_of(edge) == "Sub" else 1.0), behind
+
+
+def _joined(fold: Fold, edge: Edge) -> Tensor:
+    if any(behind is None for behind in edge.operands):
+        raise Unreadable(edge, "one of its tensors has no graph")
+    parts = [fold(behind) for behind in edge.operands if behind is not None]
+    dim = signed(edge.saved("dim"))
+    return torch.stack(parts, dim) if kind_of(edge) == "Stack" else torch.cat(parts, dim)
+
+
+def _masked_fill(fold: Fold, edge: Edge) -> Tensor:
+    behind, mask = edge.operands[0], edge.saved("mask").cpu()
+    if behind is None:
+        raise Unreadable(edge)
+    return fold(behind).masked_fill(mask, 0.0)
+
+
+def _where(fold: Fold, edge: Edge) -> Tensor:
+    condition = edge.saved("condition").cpu()
+    one, other = (
+        torch.zeros((), dtype=torch.float64) if behind is None else fold(behind) for behind in edge.operands[-2:]
+    )
+    return torch.where(condition, one, other).broadcast_to(edge.shape)
+
+
+def _written_into(fold: Fold, edge: Edge) -> Tensor:
+    """`losses[i] = …` in a loop: no node says where a value was written, so they stand in the order of writing.
+
+    Only where as many were written as there are places; a sum or mean does not depend on their order.
+    """
+    written: list[Edge] = []
+    at: Edge | None = edge
+    while at is not None and kind_of(at) == "CopySlices":
+        base, *values = at.operands
+        written = [value for value in values if value is not None] + written
+        at = base
+    flat = torch.cat([fold(value).reshape(-1) for value in written])
+    if at is not None or flat.numel() != torch.Size(edge.shape).numel():
+        raise Unreadable(edge, f"{flat.numel()} values were written into {edge.shape} places")
+    return flat.reshape(edge.shape)
+
+
+def _elementwise(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Fold, Edge], Tensor]:
+    replay_rows = _binary(function)
+
+    def replay(fold: Fold, edge: Edge) -> Tensor:
+        return fold.elements(expression_of(edge), edge) if _table(fold, edge) else replay_rows(fold, edge)
+
+    return replay
+
+
+def _divided(fold: Fold, edge: Edge) -> Tensor:
+    quotient = _elementwise(torch.div)(fold, edge)
+    if edge.shape == () and (len(edge.operands) < 2 or edge.operands[1] is None):
+        fold.divisors.append(float(operand_value(edge, "other")))
+    return quotient
+
+
+_REPLAYS: dict[str, Callable[[Fold, Edge], Tensor]] = {
+    "Neg": _unary(torch.neg),
+    "Add": _added(1),
+    "Sub": _added(-1),
+    "Mul": _elementwise(torch.mul),
+    "Div": _divided,
+    "Sum": _reduced(mean=False),
+    "Mean": _reduced(mean=True),
+    "MaskedFill": _masked_fill,
+    "Where": _where,
+    "Stack": _joined,
+    "Cat": _joined,
+    "CopySlices": _written_into,
+    "Logsumexp": log_sum_exp,
+    "Pow": power,
+    "Log": log_of,
+    "Exp": _unary(torch.exp),
+    "Sqrt": _unary(torch.sqrt),
+    "Rsqrt": _unary(torch.rsqrt),
+    "Abs": _unary(torch.abs),
+}

@@ -1,0 +1,74 @@
+"""Log-sum-exps, by torch's operation and by hand: ln Σ exp(x), m + ln Σ exp(x − m), and their squares."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from xent.inspection._class_sums import blocks
+from xent.inspection._expressions import Elementwise, Expression
+from xent.inspection._leaves import LogSumExps
+from xent.inspection._nodes import Edge, Unreadable, kind_of, signed
+from xent.inspection._tables import expression_of, operand
+
+if TYPE_CHECKING:
+    from xent.inspection._fold import Fold
+
+
+def log_of(fold: Fold, edge: Edge) -> Tensor:
+    """Ln of a row's number; ln Σ exp over the classes is a log-sum-exp however it is written."""
+    behind = edge.operands[0]
+    if behind is None:
+        raise Unreadable(edge)
+    if kind_of(behind) == "Sum" and behind.operands[0] is not None and kind_of(behind.operands[0]) == "Exp":
+        logits = operand(behind.operands[0], 0)
+        dims = [signed(dim) % len(logits.shape) for dim in behind.saved("dim") or ()]
+        if len(dims) == 1:
+            return _log_sum_exp_of(fold, edge, logits, dims[0], bool(behind.saved("keepdim")))
+    if not fold.has_rows(behind):
+        return fold.elements(expression_of(edge), edge)
+    return fold(behind).log()
+
+
+def _log_sum_exp_of(fold: Fold, edge: Edge, logits: Expression, dim: int, keepdim: bool) -> Tensor:
+    """logsumexp(x − m) for an m that is one number in a row is logsumexp(x) − m."""
+    if isinstance(logits, Elementwise) and logits.name == "Add-1.0":
+        table, shift = logits.operands
+        if len(shift.shape) == len(table.shape) and shift.shape[dim] == 1:
+            shift_values = fold.elements(shift, edge)
+            shift_values = shift_values if keepdim else shift_values.squeeze(dim)
+            return _log_sum_exp_of(fold, edge, table, dim, keepdim) - shift_values
+    return fold.leaf(LogSumExps(_values_of(logits, dim, keepdim), logits, dim))
+
+
+def _values_of(logits: Expression, dim: int, keepdim: bool) -> Tensor:
+    parts = [rows.logsumexp(-1) for _, rows in blocks(logits, dim)]
+    shape = list(logits.shape)
+    shape[dim : dim + 1] = [1] if keepdim else []
+    return torch.cat(parts).reshape(shape)
+
+
+def log_sum_exp(fold: Fold, edge: Edge) -> Tensor:
+    behind, dims = edge.operands[0], edge.saved("dim")
+    if behind is None or len(dims) != 1:
+        raise Unreadable(edge)
+    if fold.has_rows(behind):
+        return fold(behind).logsumexp(signed(dims[0]), bool(edge.saved("keepdim")))
+    logits = operand(edge, 0, "self")
+    dim = signed(dims[0]) % len(logits.shape)
+    return fold.leaf(LogSumExps(_values_of(logits, dim, bool(edge.saved("keepdim"))), logits, dim))
+
+
+def power(fold: Fold, edge: Edge) -> Tensor:
+    behind, exponent = edge.operands[0], float(edge.saved("exponent"))
+    if behind is None:
+        raise Unreadable(edge)
+    values = fold(behind)
+    lse = fold.leaves[-1] if fold.leaves else None
+    if exponent == 2 and isinstance(lse, LogSumExps) and lse.values is values:
+        squared = LogSumExps(lse.values.square(), lse.base, lse.class_dim, squared=True)
+        fold.leaves[-1] = squared
+        return squared.values
+    return values**exponent

@@ -1,0 +1,148 @@
+"""Logits and targets from files: JSON, .npy, .safetensors, CSV, Parquet. `FILE:NAME` picks one of several."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xent.errors import DataError, OptionError
+from xent.report._optional import needed
+
+
+class NamedTensor(NamedTuple):
+    """A tensor, and the names of its columns where the file has some."""
+
+    tensor: Tensor
+    columns: tuple[str, ...] | None = None
+
+
+def read_tensor(place: str, option: str) -> NamedTensor:
+    """The tensor at `place`, a path or PATH:NAME.
+
+    Raises:
+        OptionError: no such file, an unknown suffix, or no tensor of that name.
+        DataError: the file is damaged, or holds no numbers.
+    """
+    path, name = _split(place)
+    if path.suffix not in _READERS:
+        raise OptionError(
+            f"{option} is {place}", f"its suffix must be one of {', '.join(_READERS)}", "convert it to such a file"
+        )
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise OptionError(f"{option} is {path}: {error.strerror}", "it must be a file", "mend the path") from error
+    try:
+        return _READERS[path.suffix](content, path, name)
+    except (DataError, OptionError, ImportError):
+        raise
+    except Exception as error:  # every library has errors of its own for a damaged file
+        raise DataError(
+            f"{path} can't be read ({error})", f"it must be a {path.suffix} file", "write it anew"
+        ) from error
+
+
+def _split(place: str) -> tuple[Path, str | None]:
+    if Path(place).exists() or ":" not in place:
+        return Path(place), None
+    path, _, name = place.rpartition(":")
+    return Path(path), name
+
+
+def _only(names: Sequence[str], name: str | None, path: Path) -> str:
+    if name is None and len(names) == 1:
+        return names[0]
+    if name is None or name not in names:
+        got = f"{path} holds {', '.join(names) or 'no tensor'}"
+        raise OptionError(got, "one of them is read", f"pass {path}:{names[0] if names else 'NAME'}")
+    return name
+
+
+def _nameless(name: str | None, path: Path) -> None:
+    if name is not None:
+        raise OptionError(f"{path}:{name}", f"{path} holds one tensor, without a name", f"pass {path}")
+
+
+def _of_json(content: bytes, path: Path, name: str | None) -> NamedTensor:
+    value: Any = json.loads(content)
+    if isinstance(value, dict):
+        value = value[_only(list(value), name, path)]
+    else:
+        _nameless(name, path)
+    return NamedTensor(_numbers(value, path))
+
+
+def _numbers(value: Any, path: Path) -> Tensor:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise DataError(f"{path}: its lists are of different lengths", "a tensor has equal ones", "mend it") from error
+    return _tensor(array, path)
+
+
+def _tensor(array: Any, path: Path) -> Tensor:
+    if array.dtype.kind not in "iuf":
+        raise DataError(f"{path} holds {array.dtype}", "logits and targets are numbers", "write numbers")
+    return torch.from_numpy(np.ascontiguousarray(array).astype(_native(array.dtype)))
+
+
+def _native(dtype: Any) -> Any:
+    """A dtype that torch has: native byte order, signed 64 bits for other unsigned ones."""
+    return np.int64 if dtype.kind == "u" and dtype.itemsize > 1 else dtype.newbyteorder("=")
+
+
+def _of_npy(content: bytes, path: Path, name: str | None) -> NamedTensor:
+    _nameless(name, path)
+    return NamedTensor(_tensor(np.load(io.BytesIO(content), allow_pickle=False), path))
+
+
+def _of_safetensors(content: bytes, path: Path, name: str | None) -> NamedTensor:
+    from safetensors.torch import load
+
+    tensors = load(content)
+    return NamedTensor(tensors[_only(sorted(tensors), name, path)])
+
+
+def _of_csv(content: bytes, path: Path, name: str | None) -> NamedTensor:
+    csv: Any = needed("pyarrow.csv", "a CSV file")
+    first = content.partition(b"\n")[0].decode("utf-8", "replace").split(",")
+    options = csv.ReadOptions(autogenerate_column_names=all(_is_number(cell) for cell in first))
+    return _of_table(csv.read_csv(io.BytesIO(content), read_options=options), path, name)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _of_parquet(content: bytes, path: Path, name: str | None) -> NamedTensor:
+    parquet: Any = needed("pyarrow.parquet", "a Parquet file")
+    return _of_table(parquet.read_table(io.BytesIO(content)), path, name)
+
+
+def _of_table(table: Any, path: Path, name: str | None) -> NamedTensor:
+    """All columns as classes, or the one asked for; a column of lists is a tensor by itself."""
+    names = list(table.column_names)
+    if name is not None or len(names) == 1:
+        return NamedTensor(_numbers(table.column(_only(names, name, path)).to_pylist(), path))
+    columns = [np.asarray(table.column(column).to_numpy()) for column in names]
+    return NamedTensor(_tensor(np.stack(columns, 1) if columns else np.zeros((0, 0)), path), tuple(map(str, names)))
+
+
+_READERS: dict[str, Callable[[bytes, Path, str | None], NamedTensor]] = {
+    ".json": _of_json,
+    ".npy": _of_npy,
+    ".safetensors": _of_safetensors,
+    ".csv": _of_csv,
+    ".parquet": _of_parquet,
+}

@@ -1,0 +1,131 @@
+"""`xent explain` as a user meets it: files of every kind, a trained run, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from xent.cli import main
+
+LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+TARGETS = torch.tensor([0, 2])
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+
+
+def written(suffix: str) -> list[str]:
+    """--logits and --targets in files of one kind."""
+    tensors = {"logits": LOGITS, "targets": TARGETS}
+    if suffix == ".safetensors":
+        save_file(tensors, "both.safetensors")
+        return ["--logits", "both.safetensors:logits", "--targets", "both.safetensors:targets"]
+    for name, tensor in tensors.items():
+        path = Path(name + suffix)
+        if suffix == ".json":
+            path.write_text(json.dumps(tensor.tolist()))
+        elif suffix == ".npy":
+            np.save(path, tensor.numpy())
+        else:
+            _write_table(path, tensor.reshape(2, -1).tolist())
+    return ["--logits", f"logits{suffix}", "--targets", f"targets{suffix}"]
+
+
+def _write_table(path: Path, rows: list[list[float]]) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    names = ["cat", "dog", "owl"][: len(rows[0])]
+    table = arrow.table({name: [row[place] for row in rows] for place, name in enumerate(names)})
+    if path.suffix == ".csv":
+        pytest.importorskip("pyarrow.csv").write_csv(table, path)
+    else:
+        pytest.importorskip("pyarrow.parquet").write_table(table, path)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".npy", ".safetensors", ".csv", ".parquet"])
+def test_files_of_every_kind(capfd, suffix):
+    assert main(["explain", *written(suffix)]) == 0
+    shown = capfd.readouterr().out
+    assert "mean over 2 rows · 3 classes" in shown
+    assert "1.7213 ÷ 2 rows = 0.8606" in " ".join(shown.split())
+    assert "equal (0 ulp)" in shown
+    assert ("owl" in shown) == (suffix in (".csv", ".parquet"))
+
+
+def test_a_table_without_a_header(capfd):
+    pytest.importorskip("pyarrow")
+    Path("l.csv").write_text("2,0,-1\n0,1,0\n")
+    Path("t.csv").write_text("0\n2\n")
+    assert main(["explain", "--logits", "l.csv", "--targets", "t.csv", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["value"] == pytest.approx(0.8606453667)
+
+
+def test_options_and_listed_rows(capfd):
+    files = written(".json")
+    assert (
+        main(["explain", *files, "--label-smoothing", "0.1", "--reduction", "sum", "--order", "best", "-n", "1"]) == 0
+    )
+    shown = " ".join(capfd.readouterr().out.split())
+    assert "label_smoothing=0.1" in shown
+    assert "sum over 2 rows" in shown
+    assert "the best 1 of 2 rows" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["--logits", "logits.json"], 2, "no --targets"),
+        ([], 2, "no --logits and --targets"),
+        (["--logits", "nix.npy", "--targets", "targets.json"], 2, "nix.npy: No such file"),
+        (["--logits", "logits.txt", "--targets", "targets.json"], 2, "its suffix must be one of .json, .npy"),
+        (["--logits", "logits.json:q", "--targets", "targets.json"], 2, "holds one tensor, without a name"),
+        (["--logits", "ragged.json", "--targets", "targets.json"], 1, "lists are of different lengths"),
+        (["--logits", "damaged.npy", "--targets", "targets.json"], 1, "damaged.npy can't be read"),
+        (["--logits", "words.json", "--targets", "targets.json"], 1, "logits and targets are numbers"),
+        (["--logits", "logits.json", "--targets", "logits.json", "--reduction", "avg"], 2, "reduction='avg'"),
+        (["--logits", "targets.json", "--targets", "logits.json"], 1, "target has shape (2, 3)"),
+        (["runs/none"], 2, "run is runs/none, which does not exist"),
+        (["runs/none", "--logits", "logits.json"], 2, "pass one of the two"),
+    ],
+)
+def test_a_mistake_is_one_line(capfd, arguments, status, words):
+    written(".json")
+    Path("ragged.json").write_text("[[1, 2], [3]]")
+    Path("words.json").write_text('["a", "b"]')
+    Path("damaged.npy").write_bytes(b"\x93NUMPY nothing")
+    assert main(["explain", *arguments]) == status
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert words in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_run_of_digits(capfd):
+    assert main(["train", "digits", "--epochs", "1", "--hidden", "8"]) == 0
+    before = {path: path.read_bytes() for path in Path("runs/digits-1").iterdir()}
+    last = json.loads(Path("runs/digits-1/metrics.jsonl").read_text().splitlines()[-1])
+    capfd.readouterr()
+    assert main(["explain", "runs/digits-1"]) == 0
+    shown = capfd.readouterr().out
+    assert "mean over 359 rows · 10 classes" in shown
+    for words in ("worst rows", "best rows", "random rows", "██"):
+        assert words in shown
+    assert main(["explain", "runs/digits-1", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["value"] == pytest.approx(last["validation"]["loss"], rel=1e-6)
+    assert before == {path: path.read_bytes() for path in Path("runs/digits-1").iterdir()}
+
+
+def test_help_has_an_example(capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["explain", "--help"]) == 0
+    shown = capfd.readouterr().out
+    assert "xent explain --logits logits.npy --targets labels.json" in shown
+    assert max(map(len, shown.splitlines())) <= 80
