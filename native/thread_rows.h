@@ -1,5 +1,6 @@
 // Rows over threads. Chunks have a fixed size, and a row's result depends on nothing but the row: any number of threads
-// gives the same bits. Threads live for one call: nothing spins against torch's pool and a fork has nothing to inherit.
+// gives the same bits. They run on the pool that torch has in the process (thread_pool.h), or on threads that live for
+// one call: nothing spins against torch's pool and a fork has nothing to inherit.
 #pragma once
 
 #include <cstdint>

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -80,3 +82,22 @@ def test_calls_from_several_python_threads() -> None:
     for worker in workers:
         worker.join()
     assert seen == [want] * 4
+
+
+_FIRST_USE_IN_A_FORK = """
+import os, torch, xent
+torch.set_num_threads(2)
+torch.rand(1 << 20).sum()  # the pool of this process begins
+logits, target = torch.rand(300, 4000), torch.zeros(300, dtype=torch.int64)
+with xent.backend("native"):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if float(xent.cross_entropy(logits, target)) > 0 else 3)
+    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_fork_that_is_the_first_to_use_the_kernels_does_not_wait_for_its_parents_threads() -> None:
+    command = [sys.executable, "-W", "ignore", "-c", _FIRST_USE_IN_A_FORK]
+    assert subprocess.run(command, timeout=60, check=False).returncode == 0
