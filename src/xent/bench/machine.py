@@ -17,6 +17,7 @@ _TELLING_FLAGS = (
     *("sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_bf16", "avx512_fp16"),
     *("amx_tile", "amx_bf16", "asimd", "bf16", "sve", "sve2"),
 )
+_WIDEST = ("avx512f", "avx2", "sve", "asimd")
 _PEERS = ("jax", "jaxlib", "optax", "cut-cross-entropy", "triton")
 
 
@@ -52,9 +53,10 @@ def describe() -> dict[str, Any]:
 
 
 def slug(machine: dict[str, Any]) -> str:
-    """The machine's part of a file name."""
+    """The machine's part of a file name: processors of one name differ in their widest instructions."""
     cpu = re.sub(r"\((r|tm)\)|\bcpu\b|@.*|\d+-core|processor", " ", machine["cpu"].lower())
-    return "-".join([*re.findall(r"[a-z0-9]+", cpu), f"{machine['threads']}t"])
+    widest = [found for found in _WIDEST if found in machine["instruction_sets"]][:1]
+    return "-".join([*re.findall(r"[a-z0-9]+", cpu), *widest, f"{machine['threads']}t"])
 
 
 def _memory_gib() -> float | None:
