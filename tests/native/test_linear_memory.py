@@ -18,8 +18,9 @@ from xent.errors import BackendError
 
 def test_plans_keep_to_their_memory() -> None:
     for rows, features, classes in ((2048, 768, 50257), (4096, 2048, 32000), (1024, 2304, 256000)):
-        for half in (False, True):
-            size = Size(rows, features, classes, 2 if half else 4, half, weight_gradient=True, sliced=True)
+        for half, widened in ((False, False), (True, False), (True, True)):
+            item = 2 if half else 4
+            size = Size(rows, features, classes, item, half, weight_gradient=True, sliced=True, widened=widened)
             for bound in (None, 16 * MIB, 64 * MIB, 1 << 34):
                 cut = plan(size, bound, with_gradient=True)
                 assert cut.extra_bytes <= (size.default_bytes() if bound is None else bound)
@@ -41,10 +42,10 @@ SIZES = st.builds(
 
 
 @settings(max_examples=400, deadline=None)
-@given(SIZES, st.booleans(), st.booleans())
-def test_the_default_memory_never_raises(size: Size, half: bool, with_gradient: bool) -> None:
+@given(SIZES, st.booleans(), st.booleans(), st.booleans())
+def test_the_default_memory_never_raises(size: Size, half: bool, widened: bool, with_gradient: bool) -> None:
     """And is kept to wherever one row, and some bytes for each, are a small part of the inputs."""
-    size = replace(size, item=2, half=True) if half else size
+    size = replace(size, item=2, half=True, widened=widened) if half else size
     cut = plan(size, None, with_gradient=with_gradient)
     assert cut.step >= 1
     common = size.features >= 512 and size.classes <= 10**6 and size.sliced and not size.gathered and size.entries == 1

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xent.backends.native.linear_plan import ROW_BLOCK, Plan
+from xent.backends.native.linear_plan import Plan
 from xent.backends.native.linear_rows import CountedRows, row_weights
 from xent.backends.native.linear_term_gradients import TermGradients, with_terms
 from xent.backends.native.linear_tile import Tile, TileTerms
@@ -71,7 +71,7 @@ class _Tiles:
         self.starts = list(range(0, self.width, self.step))
         self.first = len(self.starts) - min(plan.kept_tiles, len(self.starts))
         self.hidden = rows.hidden_between(0, len(rows))
-        self.terms = TileTerms(rows)
+        self.terms, self.products = TileTerms(rows), plan.products
         self._buffers = [fresh((len(rows) * plan.step,), rows.hidden.dtype) for _ in range(keep + 1)]
         self._made: dict[int, Tile] = {}
 
@@ -98,10 +98,8 @@ class _Tiles:
         stop = min(start + self.step, self.width)
         logits = buffer[: len(self.rows) * (stop - start)].view(len(self.rows), stop - start)
         weight, bias = self.rows.problem.weight.detach(), self.rows.problem.bias
-        if bias is None:
-            torch.mm(self.hidden, weight[start:stop].t(), out=logits)
-        else:
-            torch.addmm(bias.detach()[start:stop], self.hidden, weight[start:stop].t(), out=logits)
+        bias = None if bias is None else bias.detach()[start:stop]
+        self.products.write(logits, self.hidden, weight[start:stop].t(), bias)
         return Tile(start, logits, buffer, self.terms)
 
 
@@ -182,13 +180,10 @@ def _gradients(rows: CountedRows, tiles: _Tiles, values: Values, upstream: Upstr
         if not needs.logits:
             continue
         gradient, stop = tile.gradient(), tile.start + tile.logits.shape[1]
-        if of_hidden is not None and exact == dtype:
-            of_hidden.addmm_(gradient, weight[tile.start : stop])
-        elif of_hidden is not None:
-            for start in range(0, len(rows), ROW_BLOCK):  # a product in half, added in float32, a few rows at a time
-                of_hidden[start : start + ROW_BLOCK] += gradient[start : start + ROW_BLOCK] @ weight[tile.start : stop]
+        if of_hidden is not None:
+            tiles.products.add(of_hidden, gradient, weight[tile.start : stop])
         if of_weight is not None:
-            torch.mm(gradient.t(), tiles.hidden, out=of_weight[tile.start : stop])
+            tiles.products.write(of_weight[tile.start : stop], gradient.t(), tiles.hidden)
         if of_bias is not None:
             of_bias[tile.start : stop] = gradient.sum(0, dtype=exact).to(dtype)
     if of_hidden is not None and rows.kept is not None:

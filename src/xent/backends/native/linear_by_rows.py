@@ -57,10 +57,7 @@ def _chunks(rows: CountedRows, plan: Plan) -> Iterator[tuple[int, int, Tensor, R
     for start in range(0, len(rows), plan.step):
         stop = min(start + plan.step, len(rows))
         hidden, logits = rows.hidden_between(start, stop), buffer[: stop - start]
-        if bias is None:
-            torch.mm(hidden, weight.t(), out=logits)
-        else:
-            torch.addmm(bias.detach(), hidden, weight.t(), out=logits)
+        plan.products.write(logits, hidden, weight.t(), None if bias is None else bias.detach())
         yield start, stop, hidden, rows.problem_between(start, stop, logits)
 
 
@@ -88,7 +85,7 @@ class _Sums:
     """The gradients, summed over chunks; half inputs in float32 where there is more than one chunk."""
 
     def __init__(self, rows: CountedRows, plan: Plan, needs: Needs) -> None:
-        self._rows, self._needs = rows, needs
+        self._rows, self._products = rows, plan.products
         self._weight = rows.problem.weight.detach()
         self._one_chunk = len(rows) <= plan.step
         dtype, exact = self._weight.dtype, accumulator_dtype(self._weight.dtype)
@@ -104,9 +101,11 @@ class _Sums:
         """Add what a chunk with this gradient of its logits (n, C·K) gives."""
         if self._hidden_gradient is not None:
             if self._rows.kept is None:
-                torch.mm(gradient, self._weight, out=self._hidden_gradient[start:stop])
+                self._products.write(self._hidden_gradient[start:stop], gradient, self._weight)
             else:
-                self._hidden_gradient[self._rows.kept[start:stop]] = gradient @ self._weight
+                part = self._weight.new_empty(len(gradient), self._weight.shape[1])
+                self._products.write(part, gradient, self._weight)
+                self._hidden_gradient[self._rows.kept[start:stop]] = part
         if self._weight_gradient is not None:
             self._add_to_weight(start, hidden, gradient)
         if self._bias_gradient is not None:
@@ -114,17 +113,10 @@ class _Sums:
 
     def _add_to_weight(self, start: int, hidden: Tensor, gradient: Tensor) -> None:
         total = self._weight_gradient
-        if total is None:
-            return
-        if total.dtype == gradient.dtype:
-            if start == 0:
-                torch.mm(gradient.t(), hidden, out=total)
-            else:
-                total.addmm_(gradient.t(), hidden)
-        elif start == 0:
-            total.copy_(gradient.t() @ hidden)
-        else:
-            total += gradient.t() @ hidden
+        if total is not None and start == 0:
+            self._products.write(total, gradient.t(), hidden)
+        elif total is not None:
+            self._products.add(total, gradient.t(), hidden)
 
     def finished(self) -> Gradients:
         """All of them, in the dtype of the inputs."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from xent.backends.native import linear_by_both, linear_by_classes, linear_by_rows
 from xent.backends.native.linear_plan import Plan, Size, plan
+from xent.backends.native.linear_products import widened
 from xent.backends.native.linear_rows import CountedRows, counted_rows
 from xent.backends.native.linear_values import Gradients, Needs, Upstream, Values
 from xent.errors import BackendError
@@ -54,6 +55,7 @@ def _plan_of(rows: CountedRows, needs: Needs | None, top: int = 0) -> Plan:
         classes=weight.shape[0],
         item=weight.element_size(),
         half=weight.dtype in HALF,
+        widened=widened(weight.dtype),
         weight_gradient=True,
         sliced=not problem.extra_shape,
         gathered=rows.kept is not None,

@@ -14,8 +14,9 @@ hidden states, then classes for that of the weight. Four products, and nothing i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from xent.backends.native.linear_products import PLATFORM, ROW_BLOCK, Products, block_bytes, edge_within
 from xent.errors import BackendError
 
 MIB = 1 << 20
@@ -23,7 +24,7 @@ DEFAULT_BYTES = 64 * MIB  # of extra memory, or a tenth of inputs and gradients 
 # Seconds per unit on the machine of benchmarks/results; only their ratio decides.
 _SECONDS_PER_FLOP = 1 / 330e9
 _SECONDS_PER_BYTE = 1 / 12e9
-ROW_BLOCK = 1024  # rows of the hidden gradient that a half product makes at a time
+_SHARE_OF_BLOCKS = 4  # a quarter of the memory for the blocks that are widened
 _ENTRY_BYTES = 128  # of an entry of a sparse target, in float64, while its class is sought
 _ROWS_FOR_HALF_SPEED = 12  # a product with so few rows (or columns) runs at half its speed
 
@@ -42,6 +43,7 @@ class Size:
         sliced: whether classes can be cut (not for K-dimensional logits).
         gathered: whether hidden states are copied together, because rows in between are ignored.
         entries: classes that each target names: k of a sparse one.
+        widened: whether products of these half inputs are made in float32, a block at a time.
     """
 
     rows: int
@@ -53,11 +55,12 @@ class Size:
     sliced: bool
     gathered: bool = False
     entries: int = 1
+    widened: bool = False
 
     @property
     def product_seconds(self) -> float:
         """One product of the three."""
-        speed = 2 if self.half else (0.5 if self.item == 8 else 1)
+        speed = 2 if self.half and not self.widened else (0.5 if self.item == 8 else 1)
         return 2 * self.rows * self.features * self.classes * _SECONDS_PER_FLOP / speed
 
     def default_bytes(self) -> int:
@@ -77,6 +80,7 @@ class Plan:
         extra_bytes: memory beyond inputs and gradients.
         seconds: what the model expects.
         tile: classes at a time of "both".
+        products: how the matrix products are made.
     """
 
     by: str
@@ -85,11 +89,13 @@ class Plan:
     extra_bytes: int
     seconds: float
     tile: int = 0
+    products: Products = PLATFORM
 
     def __str__(self) -> str:
         again = f", {self.kept_tiles} tiles kept" if self.kept_tiles else ""
         by = f"rows and {self.tile} classes" if self.by == "both" else self.by
-        return f"{self.step} {by} at a time{again}, {self.extra_bytes / MIB:.1f} MiB beside inputs and gradients"
+        wide = ", products in float32" if self.products.edge else ""
+        return f"{self.step} {by} at a time{again}{wide}, {self.extra_bytes / MIB:.1f} MiB beside inputs and gradients"
 
 
 def plan(size: Size, max_memory: int | None, *, with_gradient: bool) -> Plan:
@@ -111,6 +117,16 @@ def plan(size: Size, max_memory: int | None, *, with_gradient: bool) -> Plan:
 
 
 def _within(size: Size, bound: int, with_gradient: bool) -> Plan | None:
+    if not size.widened:
+        return _cut(size, bound, with_gradient)
+    edge = edge_within(bound // _SHARE_OF_BLOCKS)
+    found = _cut(size, bound - block_bytes(edge), with_gradient)
+    if found is None:
+        return None
+    return replace(found, extra_bytes=found.extra_bytes + block_bytes(edge), products=Products(edge))
+
+
+def _cut(size: Size, bound: int, with_gradient: bool) -> Plan | None:
     ways = [_by_rows(size, bound, with_gradient), _by_classes(size, bound, with_gradient)]
     possible = [way for way in ways if way is not None]
     if not possible and with_gradient and size.half:
@@ -146,7 +162,7 @@ def _by_classes(size: Size, bound: int, with_gradient: bool) -> Plan | None:
         return None
     fixed = _fixed_bytes(size)
     if with_gradient and size.half:  # the float32 sum of the hidden gradient, and a product to be added to it
-        fixed += size.features * (4 * size.rows + size.item * min(size.rows, ROW_BLOCK))
+        fixed += size.features * (4 * size.rows + (0 if size.widened else size.item * min(size.rows, ROW_BLOCK)))
     column = size.rows * size.item
     columns = (bound - fixed) // column
     if columns < min(64, size.classes):
