@@ -61,6 +61,17 @@ def test_a_part_of_a_wider_sum_is_added_in_place() -> None:
     torch.testing.assert_close(whole, expected, rtol=1e-5, atol=1e-5)  # order of float32 sums
 
 
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_panels_of_a_wide_product(with_bias: bool) -> None:
+    """The first product of a linear loss: wide enough for several panels, the last one narrow."""
+    hidden, weight, bias = torch.randn(300, 400), torch.randn(2100, 400), torch.randn(2100)
+    out = torch.empty(300, 2100)
+    Products().write(out, hidden, weight.t(), bias if with_bias else None)
+    truth = hidden.double() @ weight.t().double() + (bias.double() if with_bias else 0)
+    bound = rounding(truth, hidden, weight.t(), torch.float32) + torch.finfo(torch.float32).eps * bias.abs().max()
+    assert ((out.double() - truth).abs() <= bound).all()
+
+
 def test_edges_fit_their_memory() -> None:
     assert [edge_within(n << 20) for n in (1, 4, 16, 1000)] == [256, 512, 1024, 1024]
     assert block_bytes(edge_within(4 << 20)) <= 4 << 20

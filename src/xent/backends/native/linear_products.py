@@ -16,6 +16,9 @@ from torch import Tensor
 from xent.problem import HALF
 
 ROW_BLOCK = 1024  # rows that a half product which is added to float32 makes at a time
+_PANEL = 512  # columns; measured with float32 on AVX2: 128 GFLOP/s against 88 for 304 rows and all 50257 columns at once
+_PANEL_ROWS = 1024  # with more rows there is nothing to gain
+_PANEL_FLOPS = 1e8  # below, starting the threads would show
 _EDGES = (1024, 512, 256, 128, 64)
 
 
@@ -55,10 +58,12 @@ class Products:
             self._by_blocks(out, a, b, bias, add=False)
         elif out.dtype != a.dtype:
             out.copy_(a @ b if bias is None else torch.addmm(bias, a, b))
-        elif bias is None:
-            torch.mm(a, b, out=out)
         else:
-            torch.addmm(bias, a, b, out=out)
+            for columns in _panels(a, b):
+                if bias is None:
+                    torch.mm(a, b[:, columns], out=out[:, columns])
+                else:
+                    torch.addmm(bias[columns], a, b[:, columns], out=out[:, columns])
 
     def add(self, out: Tensor, a: Tensor, b: Tensor) -> None:
         """`out` += a @ b; `out` may be wider than the factors."""
@@ -86,6 +91,15 @@ class Products:
 
 
 PLATFORM = Products()
+
+
+def _panels(a: Tensor, b: Tensor) -> list[slice]:
+    """Columns of a product that are made at a time: the few rows of `a` stay in the cache over a panel of a wide `b`."""
+    (height, depth), width = a.shape, b.shape[1]
+    if a.dtype != torch.float32 or height > _PANEL_ROWS or width <= 2 * _PANEL or b.stride(0) > b.stride(1):
+        return [slice(None)]
+    step = max(_PANEL, int(_PANEL_FLOPS / max(2 * height * depth, 1)))
+    return [slice(left, min(left + step, width)) for left in range(0, width, step)]
 
 
 class _Blocks:
