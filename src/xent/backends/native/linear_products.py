@@ -16,7 +16,9 @@ from torch import Tensor
 from xent.problem import HALF
 
 ROW_BLOCK = 1024  # rows that a half product which is added to float32 makes at a time
-_PANEL = 512  # columns; measured with float32 on AVX2: 128 GFLOP/s against 88 for 304 rows and all 50257 columns at once
+_PANEL = (
+    512  # columns; measured with float32 on AVX2: 128 GFLOP/s against 88 for 304 rows and all 50257 columns at once
+)
 _PANEL_ROWS = 1024  # with more rows there is nothing to gain
 _PANEL_FLOPS = 1e8  # below, starting the threads would show
 _EDGES = (1024, 512, 256, 128, 64)
