@@ -29,7 +29,11 @@ def executed(notebook: NotebookNode, folder: Path) -> NotebookNode:
     """
     copy = nbformat.from_dict(notebook)
     client = NotebookClient(
-        copy, timeout=SECONDS_FOR_A_CELL, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        copy,
+        timeout=SECONDS_FOR_A_CELL,
+        kernel_name="python3",
+        coalesce_streams=True,  # else where a stream is cut depends on the moment
+        resources={"metadata": {"path": str(folder)}},
     )
     client.execute()
     return copy
