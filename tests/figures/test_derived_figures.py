@@ -77,7 +77,7 @@ def test_95_the_loss_after_the_check_wrote_into_its_input():
 
 
 def test_78_the_naive_forms_break_where_the_loss_does_not():
-    """Logits 1000, 0, −1000: the last class costs 2000. The difference is read, and told apart; ∞/∞ has no rows left."""
+    """Logits 1000, 0, −1000: the last class costs 2000. The difference is read and told apart; ∞/∞ has no rows."""
     x, y = torch.tensor([[1000.0, 0.0, -1000.0]], requires_grad=True), torch.tensor([2])
     assert xent.explain(F.cross_entropy(x, y)).value == 2000.0
     quotient = -(x.exp() / x.exp().sum(1, keepdim=True)).log()[0, 2]
