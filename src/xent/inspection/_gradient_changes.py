@@ -63,7 +63,7 @@ def change_between(pairs: Sequence[Pair]) -> GradientChange | None:
         numbers = [(one, other) for one, other in numbers if one.shape == other.shape]
     changed = sum(int((one != other).sum()) for one, other in numbers)
     count = sum(one.numel() for one, _ in numbers)
-    norms = [_norm([pair[side] for pair in numbers]) for side in (0, 1)]
+    norms = _norm([one for one, _ in numbers]), _norm([other for _, other in numbers])
     scale = _scale(numbers)
     if scale is not None:
         return GradientChange("scaled", scale, *norms, changed, count)

@@ -69,15 +69,10 @@ def _title(ledger: StepLedger) -> str:
 
 
 def _step_words(ledger: StepLedger, place: int, optimizer: OptimizerRecord) -> str:
-    numbers = [
-        account.record.taken.steps_before + 1
-        for account in ledger.accounts
-        if account.record.optimizer == place and account.record.taken is not None and "step" in optimizer.state_names
-    ]
-    numbers = sorted(set(numbers))
-    if not numbers:
-        return f"a step of {optimizer.name}"
-    return f"step {numbers[-1]:.0f} of {optimizer.name}"
+    taken = [account.record.taken for account in ledger.accounts if account.record.optimizer == place]
+    before = [one.steps_before for one in taken if one is not None and "step" in optimizer.state_names]
+    known = [number_of for number_of in before if number_of is not None]
+    return f"step {max(known) + 1:.0f} of {optimizer.name}" if known else f"a step of {optimizer.name}"
 
 
 def parameters_table(accounts: Iterable[ParameterAccount], title: str = "") -> ResultTable:
@@ -159,7 +154,7 @@ _NEVER_ZERO = ("eps",)
 
 
 def options_words(group: dict[str, Any]) -> str:
-    """lr 0.01 (0.5 of the schedule's 0.02) · betas 0.9, 0.999 · eps 1e-08 · no weight decay."""
+    """The options of a group that are not at their zero: lr 0.01 · betas 0.9, 0.999 · eps 1e-08 · no weight decay."""
     parts = [_lr_words(group)] if "lr" in group else []
     for name in _SAID:
         value = group.get(name)
@@ -208,7 +203,7 @@ def _loss_lines(ledger: StepLedger) -> list[Block]:
     if not ledger.steps:
         return [Line("loss", before)] if before else []
     promised = f"promised ΔL = Σ g·Δθ = {number(promise.predicted)}"
-    if promise.measured is None:
+    if promise.measured is None or promise.loss_after is None:
         how = "" if not before else " · not measured: give xent.step a closure, or call ledger.measure"
         return [Line("loss", " · ".join(part for part in (before, promised) if part) + how)]
     text = f"{before} → {number(promise.loss_after)} · {promised} · measured {number(promise.measured)}"

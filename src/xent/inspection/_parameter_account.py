@@ -149,7 +149,8 @@ class ParameterAccount:
     def summaries(self) -> dict[str, Summary]:
         """Of the tensors that there are: "before", "gradient", "update", "after"."""
         tensors = {"before": self.before, "gradient": self.gradient, "update": self.update, "after": self.after}
-        return {name: summary(tensor) for name, tensor in tensors.items() if tensor is not None}
+        found = {name: summary(tensor) for name, tensor in tensors.items() if tensor is not None}
+        return found if self.record.unstepped is None else {"before": self.record.unstepped} | found
 
     @property
     def update_ratio(self) -> float | None:

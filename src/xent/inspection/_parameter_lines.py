@@ -64,7 +64,7 @@ def _title(account: ParameterAccount) -> str:
 
 def _lines_table(account: ParameterAccount) -> ResultTable:
     found = account.summaries
-    records = [_line("θ before", "", found["before"])] if "before" in found else []
+    records = [_line("θ before" if account.stepped else "θ", "", found["before"])] if "before" in found else []
     raw = account.raw_gradient
     if raw is not None and account.gradient is not None and raw is not account.gradient:
         records.append(_line("raw gradient", "as backward left it", summary(raw)))

@@ -16,7 +16,6 @@ from xent.inspection._measuring import Rerun
 from xent.inspection._optimizer_formulas import formula_of
 from xent.inspection._step_events import StepEvents
 from xent.inspection._step_records import LossRecord, OptimizerRecord
-from xent.inspection._tensor_summary import summary
 from xent.inspection._watched_parameters import watched
 
 Named = nn.Module | Iterable[tuple[str, Tensor]] | Mapping[str, Tensor]

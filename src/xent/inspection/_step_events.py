@@ -14,6 +14,7 @@ from xent.inspection._patches import listened
 from xent.inspection._reach import leaves_behind
 from xent.inspection._step_records import LossRecord, OptimizerRecord, ParameterRecord
 from xent.inspection._tensor_copies import copied, fingerprint, same_bits
+from xent.inspection._tensor_summary import summary
 from xent.inspection._watched_parameters import Watched, named, route_of
 
 
@@ -221,6 +222,7 @@ class StepEvents:
             if not same_bits(copied(parameter), record.after):
                 record.notes.append("changed outside the optimizer after the step")
         elif record.optimizer is not None:
+            record.unstepped = summary(parameter)
             if fingerprint(parameter) != printed:
                 record.notes.append("changed, and no optimizer stepped it")
         elif parameter._version != version:
@@ -231,7 +233,7 @@ class StepEvents:
         """Whether the module still holds the tensors it held."""
         if self.watched.model is None:
             return
-        now = {name: parameter for name, parameter in named(self.watched.model)}
+        now = dict(named(self.watched.model))
         for parameter, record in self.watched.parameters:
             if record.registered and now.get(record.name) is not parameter:
                 what = "is gone from the model" if record.name not in now else "is another tensor in the model now"

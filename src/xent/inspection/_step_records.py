@@ -10,6 +10,7 @@ from torch import Tensor
 
 from xent.inspection._gradient_changes import GradientChange
 from xent.inspection._optimizer_formulas import Formula, Taken
+from xent.inspection._tensor_summary import Summary
 
 
 @dataclass
@@ -36,6 +37,7 @@ class ParameterRecord:
         route: which of torch's implementations ran.
         after: the parameter when step() returned.
         steps: how many steps it took in the block; the copies are of the last.
+        unstepped: the parameter in short where an optimizer has it and took no step on it.
         gradient_at_exit: "None", "zeros", "kept" or "changed".
         notes: what else happened to it.
     """
@@ -59,6 +61,7 @@ class ParameterRecord:
     route: str = "single"
     after: Tensor | None = None
     steps: int = 0
+    unstepped: Summary | None = None
     gradient_at_exit: str = ""
     notes: list[str] = field(default_factory=list)
 

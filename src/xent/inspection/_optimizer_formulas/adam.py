@@ -32,14 +32,16 @@ def recompute(taken: Taken) -> Recomputed:
     m, v = moments(account, g)
     if taken.options.get("amsgrad"):
         v = account.add("v max", "max(v, largest v so far)", torch.maximum(taken.held("max_exp_avg_sq"), v))
-    beta1, beta2 = (_plain(beta) for beta in taken.options["betas"])
-    bias1, bias2 = 1 - beta1**taken.time, 1 - beta2**taken.time
+    beta1, beta2 = (taken.plain(beta) for beta in taken.options["betas"])
+    tensors = taken.is_capturable or taken.is_differentiable
+    time = taken.time_as_tensor if tensors else taken.time
+    bias1, bias2 = 1 - beta1**time, 1 - beta2**time
     size, root = lr / bias1, bias2**0.5
     denominator = v.sqrt().div(root).add(eps)
-    account.add("m̂", f"m ÷ {words(bias1)} (1 {MINUS} {words(beta1)}^{float(taken.time):.0f})", m / bias1)
+    account.add("m̂", f"m ÷ {words(bias1)} (1 {MINUS} {words(beta1)}^{float(time):.0f})", m / bias1)
     account.add("√v̂ + ε", f"√(v ÷ {words(bias2)}) + {words(eps)}", denominator)
     account.add("step", f"{MINUS}{words(lr)}·m̂ ÷ (√v̂ + ε)", -size * (m / denominator))
-    if taken.on_device:
+    if tensors:
         after = theta.addcdiv(m, (v.sqrt() / (root * -size)).add(eps / -size))
     else:
         after = theta.addcdiv(m, denominator, value=-_number(size))
@@ -59,17 +61,12 @@ def recompute(taken: Taken) -> Recomputed:
 def moments(account: Account, g: Tensor) -> tuple[Tensor, Tensor]:
     """The running means of g and of g²."""
     taken = account.taken
-    beta1, beta2 = (_plain(beta) for beta in taken.options["betas"])
+    beta1, beta2 = (taken.plain(beta) for beta in taken.options["betas"])
     m = taken.held("exp_avg").lerp(g, _weight(1 - beta1, g))
     v = taken.scaled(taken.held("exp_avg_sq"), beta2).addcmul_(g, g, value=_number(1 - beta2))
     account.add("m", f"{words(beta1)}·m + {words(1 - beta1)}·g", m)
     account.add("v", f"{words(beta2)}·v + {words(1 - beta2)}·g²", v)
     return m, v
-
-
-def _plain(value: Any) -> Any:
-    """A tensor option as a scalar tensor without a graph."""
-    return value.detach().squeeze() if isinstance(value, Tensor) else value
 
 
 def _weight(value: Any, like: Tensor) -> Any:

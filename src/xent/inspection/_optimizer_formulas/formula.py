@@ -42,15 +42,20 @@ class Taken:
         return torch.float32 if self.route == "fused" and self.value.dtype in HALF else self.value.dtype
 
     def scaled(self, tensor: Tensor, by: Any) -> Tensor:
-        """The tensor times a number, rounded to the dtype first where `torch._foreach_mul_` does that: halves on CPU."""
+        """The tensor times a number; `torch._foreach_mul_` rounds the number to the dtype first, for halves on CPU."""
         if self.route == "foreach" and tensor.dtype in HALF and tensor.is_cpu:
             by = torch.as_tensor(by, dtype=tensor.dtype)
         return tensor * by
 
     def option(self, name: str) -> Any:
-        """An option; one that is a tensor as a scalar tensor, as torch computes with it."""
-        value = self.options[name]
-        return value.squeeze() if isinstance(value, Tensor) and value.dim() else value
+        """An option; one that is a tensor as torch computes with it."""
+        return self.plain(self.options[name])
+
+    def plain(self, value: Any) -> Any:
+        """A tensor as a scalar tensor without a graph; as a number where a fused kernel reads it."""
+        if not isinstance(value, Tensor):
+            return value
+        return value.item() if self.route == "fused" else value.detach().squeeze()
 
     def held(self, name: str) -> Tensor:
         """A tensor of the state in the dtype of the computation; zeros where the state is still empty."""
@@ -65,15 +70,23 @@ class Taken:
         return float(self.state["step"]) if "step" in self.state else None
 
     @property
-    def on_device(self) -> bool:
-        """Whether the step's scalars are tensors (capturable or differentiable), and rounded as such."""
-        return bool(self.options.get("capturable") or self.options.get("differentiable"))
+    def is_capturable(self) -> bool:
+        """Whether the step's scalars are tensors on the device, and rounded as such."""
+        return bool(self.options.get("capturable"))
+
+    @property
+    def is_differentiable(self) -> bool:
+        """Whether a graph is made through the step."""
+        return bool(self.options.get("differentiable"))
 
     @property
     def time(self) -> Any:
-        """The number of this step, counted from 1."""
-        if not self.on_device:
-            return (self.steps_before or 0.0) + 1
+        """The number of this step, counted from 1; a tensor where scalars are."""
+        return self.time_as_tensor if self.is_capturable else (self.steps_before or 0.0) + 1
+
+    @property
+    def time_as_tensor(self) -> Tensor:
+        """The number of this step in float32."""
         step = self.state.get("step")
         return torch.zeros((), device=self.value.device) + 1 if step is None else step + 1
 
@@ -129,9 +142,7 @@ class Account:
         """Weight decay that is added to the gradient."""
         if not used(decay):
             return g
-        if isinstance(decay, Tensor) and decay.requires_grad:
-            return self.add("g + λθ", f"g + {words(decay)}·θ", g.addcmul(theta, decay.detach()))
-        return self.add("g + λθ", f"g + {words(decay)}·θ", g.add(theta, alpha=decay))
+        return self.add("g + λθ", f"g + {words(decay)}·θ", g.add(theta, alpha=decay))  # pyright: ignore[reportArgumentType]  (0-dim tensors are numbers to it)
 
     def shrunk(self, theta: Tensor, lr: Any, decay: Any) -> Tensor:
         """Weight decay that shrinks the parameter itself."""

@@ -36,7 +36,7 @@ def recompute(taken: Taken) -> Recomputed:
     of_gradient, of_mean = _sizes(taken, lr)
     account.add("step", f"({words(of_gradient)}·g {words(of_mean)}·m) ÷ (√v̂ + ε)",
                 (of_gradient * g + of_mean * m) / spread)  # fmt: skip
-    if taken.on_device:
+    if taken.is_capturable or taken.is_differentiable:
         after = theta.addcdiv(g * of_gradient, spread).addcdiv(m * of_mean, spread)
     else:
         after = theta.addcdiv(g, spread, value=float(of_gradient)).addcdiv(m, spread, value=float(of_mean))
@@ -68,6 +68,6 @@ def _product(taken: Taken, mu: Any) -> Any:
 
     held = taken.state.get("mu_product")
     if held is None:
-        held = ones((), dtype=get_default_dtype(), device=taken.value.device if taken.on_device else "cpu")
+        held = ones((), dtype=get_default_dtype(), device=taken.value.device if taken.is_capturable else "cpu")
     product = held * mu
-    return product if taken.on_device else product.item()
+    return product if taken.is_capturable or taken.is_differentiable else product.item()

@@ -33,10 +33,7 @@ def recompute(taken: Taken) -> Recomputed:
         if taken.option("nesterov"):
             direction = account.add("g + μb", f"g + {words(momentum)}·b", g.add(buffer, alpha=momentum))
     account.add("step", f"{MINUS}{words(lr)}·{account.stages[-1].name if account.stages else 'g'}", -lr * direction)
-    if isinstance(lr, Tensor) and lr.requires_grad:
-        after = theta.addcmul(direction, lr.detach(), value=-1)
-    else:
-        after = theta.add(direction, alpha=-lr)
+    after = theta.add(direction, alpha=-lr)  # pyright: ignore[reportArgumentType]
 
     def parts() -> dict[str, Tensor]:
         new, old = _weights(taken, held is None)
