@@ -32,6 +32,7 @@ def trained(name: str, watch: bool, scaler: bool):
     optimizer = getattr(torch.optim, name)(model.parameters(), lr=0.01, **OPTIMIZERS[name])
     amp = torch.amp.GradScaler("cpu", enabled=scaler)
     for _ in range(4):
+
         def block():
             loss = F.cross_entropy(model(X), Y)
             amp.scale(loss / 2).backward()

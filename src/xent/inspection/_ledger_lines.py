@@ -115,6 +115,8 @@ def because(account: ParameterAccount) -> str:
         return f"NOT EQUAL: {equality.apart:,} entries"
     if account.unknown:
         return "frozen" if not record.trainable and account.optimizer is None else account.unknown
+    if account.summaries["after"].not_finite:
+        return f"{account.summaries['after'].not_finite:,} not finite"
     return "did not move" if account.summaries["update"].norm == 0 else ""
 
 

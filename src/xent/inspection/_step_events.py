@@ -143,7 +143,11 @@ class StepEvents:
             return None
 
         def closure_first(*given: Any) -> Any:
-            loss = closure(*given)
+            try:
+                loss = closure(*given)
+            except BaseException:
+                self._depth[number] = 0  # torch calls no hook after a step that failed
+                raise
             self._take(number, optimizer)  # torch's steps call the closure first, then use the gradients
             return loss
 
@@ -201,11 +205,11 @@ class StepEvents:
         self._depth[number] -= 1
         if self._depth[number]:
             return
-        self.optimizers[number].steps += 1
         found = getattr(optimizer, "found_inf", None)
-        if found is not None and float(found):
-            self.optimizers[number].steps -= 1
-            self.optimizers[number].skipped += 1
+        if found is not None and float(found):  # a fused kernel that GradScaler told to do nothing
+            self._taken[number] = None
+            return
+        self.optimizers[number].steps += 1
         for parameter, record in self._taken[number] or ():
             record.after = copied(parameter)
             record.steps += 1

@@ -129,7 +129,7 @@ class Account:
     stages: list[Stage] = field(default_factory=list)
 
     def add(self, name: str, formula: str, value: Tensor) -> Tensor:
-        """Note a stage; the value is copied where a later stage might write into it."""
+        """Note a stage; nothing may write into its value afterwards."""
         self.stages.append(Stage(name, formula, value))
         return value
 
@@ -142,7 +142,8 @@ class Account:
         """Weight decay that is added to the gradient."""
         if not used(decay):
             return g
-        return self.add("g + λθ", f"g + {words(decay)}·θ", g.add(theta, alpha=decay))  # pyright: ignore[reportArgumentType]  (0-dim tensors are numbers to it)
+        decayed = g.add(theta, alpha=decay)  # pyright: ignore[reportArgumentType]  (a scalar tensor is a number to it)
+        return self.add("g + λθ", f"g + {words(decay)}·θ", decayed)
 
     def shrunk(self, theta: Tensor, lr: Any, decay: Any) -> Tensor:
         """Weight decay that shrinks the parameter itself."""
