@@ -431,7 +431,7 @@ def test_models_that_are_named_parameters_or_left_out():
         with xent.step(given, optimizer) as ledger:
             F.cross_entropy(model(X), Y).backward()
             optimizer.step()
-        assert [account.name for account in ledger.accounts][0] == "0.weight"
+        assert ledger.accounts[0].name == "0.weight"
     for arguments in ((optimizer,), (None, optimizer), ([optimizer],)):
         with xent.step(*arguments) as ledger:
             F.cross_entropy(model(X), Y).backward()

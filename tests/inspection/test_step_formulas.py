@@ -116,8 +116,8 @@ def test_the_recomputed_step_is_torchs(name, dtype, route):
 def parts_add_up(account, made):
     """The causes, in float64, sum to the update, to within the roundings of the formula in its own dtype.
 
-    θ is rounded up to four times by half a spacing (1 − lr·λ, its product with θ, one or two sums); the moments that the
-    update is made of carry 16 roundings, relative to the causes before they cancel.
+    θ is rounded up to four times by half a spacing (1 − lr·λ, its product with θ, one or two sums); the moments that
+    the update is made of carry 16 roundings, relative to the causes before they cancel.
     """
     parts = made.parts()
     update = account.after.double() - account.before.double()

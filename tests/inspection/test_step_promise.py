@@ -98,9 +98,12 @@ def test_a_closure_that_fails_leaves_no_trace():
         raise KeyError("mine")
 
     state = torch.get_rng_state()
-    with pytest.raises(KeyError, match="mine"), xent.step(model, optimizer, closure=fails):
-        F.cross_entropy(model(X), Y).backward()
-        optimizer.step()
+    watching = xent.step(model, optimizer, closure=fails)
+    watching.__enter__()
+    F.cross_entropy(model(X), Y).backward()
+    optimizer.step()
+    with pytest.raises(KeyError, match="mine"):
+        watching.__exit__(None, None, None)
     assert torch.equal(state, torch.get_rng_state())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
@@ -88,9 +89,9 @@ def test_hooks_are_removed_after_the_block_and_after_an_error():
         assert "still open" in repr(ledger)
         assert "the block is not over yet" in str(ledger)
     assert hooks_of(model, optimizer) == before
-    with pytest.raises(ZeroDivisionError), xent.step(model, optimizer) as ledger:
+    with contextlib.suppress(KeyError), xent.step(model, optimizer) as ledger:
         F.cross_entropy(model(X), Y).backward()
-        1 / 0  # noqa: B018
+        raise KeyError("mine")
     assert hooks_of(model, optimizer) == before
     assert "no step" in repr(ledger)
     assert ledger.parameter("weight").gradient is not None

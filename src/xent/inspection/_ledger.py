@@ -49,11 +49,12 @@ class StepLedger:
         self.is_open = True
         self._has_model = any(record.registered for _, record in watched.parameters)
         self._live = [weakref.ref(parameter) for parameter, _ in watched.parameters]
-        self._rerun, self._walk = rerun, walk
+        self._rerun = rerun
+        self._walk: Callable[[Tensor], None] | None = walk
 
     def close(self) -> None:
-        """The block is over."""
-        self.is_open = False
+        """The block is over; nothing is left that would keep the model alive."""
+        self.is_open, self._walk = False, None
 
     # what the user tells it
 
@@ -69,7 +70,8 @@ class StepLedger:
             self.losses.values.clear()
         self.losses.given = True
         self.losses.note(loss)
-        self._walk(loss)
+        if self._walk is not None:
+            self._walk(loss)
         return loss
 
     def measure(self, loss: Callable[[], Any]) -> Promise:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -22,14 +23,20 @@ class Rerun:
     """
 
     def __init__(self, model: nn.Module | None) -> None:
-        self.model = model
+        self._model = None if model is None else weakref.ref(model)
         self.random = RandomState()
         self._seen = False
 
+    @property
+    def model(self) -> nn.Module | None:
+        """The model, as long as somebody else keeps it."""
+        return None if self._model is None else self._model()
+
     def listen(self, stack: ExitStack) -> None:
         """Note the random state at the first forward pass from here on."""
-        if self.model is not None and getattr(self.model, "_compiled_call_impl", None) is None:
-            stack.callback(self.model.register_forward_pre_hook(self._forward_begins).remove)
+        model = self.model
+        if model is not None and getattr(model, "_compiled_call_impl", None) is None:
+            stack.callback(model.register_forward_pre_hook(self._forward_begins).remove)
 
     def _forward_begins(self, module: nn.Module, args: Any) -> None:
         if not self._seen:
@@ -53,11 +60,12 @@ class Rerun:
             _put_back(buffers)
 
     def _buffers(self) -> list[tuple[nn.Module, str, Tensor, Tensor]]:
-        if self.model is None:
+        model = self.model
+        if model is None:
             return []
         return [
             (module, name, buffer, copied(buffer))
-            for module in self.model.modules()
+            for module in model.modules()
             for name, buffer in module.named_buffers(recurse=False)
         ]
 

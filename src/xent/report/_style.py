@@ -5,7 +5,8 @@ from __future__ import annotations
 _LIGHT = "--ink:#1d2127;--dim:#69707a;--line:#d9dde3;--own:#1f6feb;--good:#17693a;--bad:#b3261e;--soft:#f3f5f8"
 _DARK = "--ink:#e4e7eb;--dim:#9aa3ae;--line:#3a414b;--own:#79b0ff;--good:#5fce8c;--bad:#ff8f86;--soft:#242a32"
 _SHEET = f"""
-.xent{{color-scheme:light;{_LIGHT};color:var(--ink);font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;max-width:66em}}
+.xent{{color-scheme:light;{_LIGHT};color:var(--ink);max-width:66em;
+font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}}
 @media (prefers-color-scheme:dark){{.xent{{color-scheme:dark;{_DARK}}}}}
 [data-jp-theme-light="true"] .xent,.vscode-light .xent{{color-scheme:light;{_LIGHT}}}
 [data-jp-theme-light="false"] .xent,.vscode-dark .xent{{color-scheme:dark;{_DARK}}}
