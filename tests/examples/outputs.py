@@ -9,8 +9,13 @@ from itertools import zip_longest
 from nbformat import NotebookNode
 
 NUMBER = re.compile(r"[-−+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-−+]?\d+)?")
-# What is rounding and nothing else differs from one CPU to the next, and so may where a mark stands in a drawn ruler.
-ROUNDING = [(re.compile(r"\(\d+ ulp\)"), "(ulp)"), (re.compile(r"within \S+"), "within"), (re.compile("├.*┤"), "├┤")]
+# What is rounding and nothing else differs from one CPU to the next, and so may a mark in a drawn ruler or histogram.
+ROUNDING = [
+    (re.compile(r"\(\d+ ulp\)"), "(ulp)"),
+    (re.compile(r"within \S+"), "within"),
+    (re.compile("├.*┤"), "├┤"),
+    (re.compile("[▁▂▃▄▅▆▇█]"), ""),
+]
 
 
 def texts(cell: NotebookNode) -> list[str]:
