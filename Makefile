@@ -8,6 +8,7 @@
 #   make performance  docs/performance.md from the results of make bench
 #   make sanitize   the kernels under AddressSanitizer and UBSan
 #   make docs       regenerate the measured tables in docs/
+#   make notebooks  run the notebooks of examples/ and write their outputs into the files
 #   make clean      remove the environment and caches (never runs/)
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip --disable-p
 # One process per core of the smallest machine; each keeps torch to one thread, so that they do not fight.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo demo-text test test-fast lint format sanitize bench performance docs clean
+.PHONY: demo demo-text test test-fast lint format sanitize bench performance docs notebooks clean
 
 demo: $(VENV)/.demo
 	@echo "== xent train digits"
@@ -39,15 +40,15 @@ test-fast: $(VENV)/.dev
 
 lint: $(VENV)/.dev
 	@echo "== format, lint, types, layers, spelling"
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/codespell src tests docs *.md
 
 format: $(VENV)/.dev
-	$(BIN)/ruff format src tests benchmarks
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks examples
+	$(BIN)/ruff check --fix src tests benchmarks examples
 
 sanitize:
 	cmake -S . -B build/sanitize -DXENT_SANITIZE=ON
@@ -66,6 +67,9 @@ performance: $(VENV)/.bench
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m tests.conformance.counts > docs/conformance.md
+
+notebooks: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.examples.execution
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -24,6 +24,8 @@ _HOME_OF = {
     "TokenLogprobs": "xent.functional",
     "explain": "xent.inspection",
     "Explanation": "xent.inspection",
+    "StepLedger": "xent.inspection",
+    "step": "xent.inspection",
     "LossTerms": "xent.terms",
     "SparseTarget": "xent.sparse_target",
     "backend": "xent.ops",
@@ -37,6 +39,7 @@ __all__ = [
     "LossTerms",
     "RowStats",
     "SparseTarget",
+    "StepLedger",
     "TokenLogprobs",
     "XentError",
     "__version__",
@@ -55,6 +58,7 @@ __all__ = [
     "nll_loss",
     "nn",
     "ops",
+    "step",
     "token_logprobs",
 ]  # a literal, for type checkers
 
@@ -74,7 +78,7 @@ if TYPE_CHECKING:
         nll_loss,
         token_logprobs,
     )
-    from xent.inspection import Explanation, explain
+    from xent.inspection import Explanation, StepLedger, explain, step
     from xent.ops import backend, choices
     from xent.sparse_target import SparseTarget
     from xent.terms import LossTerms

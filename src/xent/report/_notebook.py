@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 from xent.report._numbers import number
@@ -10,9 +11,12 @@ from xent.report._style import page
 from xent.report._table import ResultTable
 
 
-def html_receipt(receipt: Receipt, code: str = "") -> str:
-    """A receipt, and below it, folded, the cell that reproduces it."""
+def html_receipt(receipt: Receipt, code: str = "", folded: Sequence[tuple[str, Receipt]] = ()) -> str:
+    """A receipt, and below it, folded, further receipts under a word each, and the cell that reproduces it."""
     body = "".join(_block(block) for block in receipt.blocks)
+    for word, more in folded:
+        inner = "".join(_block(block) for block in more.blocks)
+        body += f"<details><summary>{escape(word)}</summary><div class='xent-more'>{inner}</div></details>"
     if code:
         body += f"<details><summary>the same by hand</summary><pre>{escape(code)}</pre></details>"
     return page(body)

@@ -38,7 +38,7 @@ def cell(value: Any, kind: str) -> str:
     if kind == "integer":
         return f"{value:,}".replace("-", MINUS)
     if kind == "percent":
-        return "nan" if math.isnan(value) else f"{100 * value:.1f} %"
+        return "nan" if math.isnan(value) else f"{100 * value:.1f} %".replace("-0.0 %", "0.0 %").replace("-", MINUS)
     if kind == "bits":
         return number(value, 3)
     return number(value)

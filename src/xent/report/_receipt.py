@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xent.report._numbers import number
-from xent.report._table import WIDTH, ResultTable, width
+from xent.report._table import WIDTH, ResultTable, shortened, width
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,9 @@ def as_text(block: Title | Line | RulerLine | ResultTable, columns: int = WIDTH)
 def wrapped(text: str, first: str, later: str, columns: int) -> list[str]:
     """Words in lines of at most so many columns, behind a label."""
     lines, line = [], first
-    for word in text.split(" "):
+    room = columns - max(width(first), width(later))
+    for whole in text.split(" "):
+        word = shortened(whole, room)
         joined = line + word if line in (first, later) else f"{line} {word}"
         if width(joined) > columns and line not in (first, later):
             lines.append(line)
