@@ -148,6 +148,16 @@ def test_fused_sgd_of_torch_leaves_halves_where_they_are():
     assert ("NOT EQUAL" in str(ledger)) == (not moved)
 
 
+def test_fused_optimizers_of_torch_mix_up_layouts():
+    """torch 2.13 on the CPU: a gradient that is laid out otherwise than its parameter is read in the wrong order."""
+    parameter = torch.nn.Parameter(torch.zeros(6, 11).t())
+    parameter.grad = torch.arange(66.0).reshape(11, 6)
+    optimizer = torch.optim.SGD([parameter], lr=1.0, fused=True)
+    with xent.step(optimizer) as ledger:
+        optimizer.step()
+    assert ledger.equality.holds == torch.equal(ledger.accounts[0].update, -parameter.grad)
+
+
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "NAdam", "RAdam", "Adamax"])
 def test_differentiable_steps(name):
     """With `differentiable=True` scalars are tensors of float32, and rounded as such."""

@@ -126,6 +126,27 @@ def test_a_step_that_fails_and_is_taken_again():
     assert ledger.equality.holds
 
 
+@pytest.mark.parametrize(("name", "times"), [("SGD", 3), ("Adam", 5)])
+def test_a_ledger_holds_no_more_than_the_page_says(name, times):
+    """Before, gradient, after, and two moments with Adam; the scalar that counts Adam's steps is the slack."""
+    model = nn.Linear(100, 50, bias=False)
+    frozen = nn.Linear(500, 500).requires_grad_(False)
+    optimizer = getattr(torch.optim, name)(model.parameters(), lr=0.01)
+    for _ in range(2):
+        with xent.step(nn.Sequential(model, frozen), optimizer) as ledger:
+            model(torch.ones(2, 100)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    held = {}
+    for account in ledger.accounts:
+        record = account.record
+        for tensor in (record.raw, record.gradient, record.before, record.after, *record.state.values()):
+            if isinstance(tensor, torch.Tensor):
+                held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    size = model.weight.nbytes
+    assert times * size <= sum(held.values()) <= times * size + 8
+
+
 @pytest.mark.slow
 def test_a_compiled_model():
     torch.manual_seed(0)

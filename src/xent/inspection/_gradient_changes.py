@@ -56,9 +56,9 @@ class GradientChange:
 
 def change_between(pairs: Sequence[Pair]) -> GradientChange | None:
     """What makes the second of every pair of the first; None where they are the same."""
-    numbers = [(dense_values(one), dense_values(other)) for one, other in pairs]
-    if all(same_bits(one, other) for one, other in numbers):
+    if all(same_bits(one, other) for one, other in pairs):
         return None
+    numbers = [(dense_values(one), dense_values(other)) for one, other in pairs]
     if any(one.shape != other.shape for one, other in numbers):
         numbers = [(one, other) for one, other in numbers if one.shape == other.shape]
     changed = sum(int((one != other).sum()) for one, other in numbers)

@@ -18,7 +18,7 @@ from xent.inspection._parameter_account import ParameterAccount
 from xent.inspection._promise import Promise
 from xent.inspection._step_equality import StepEquality
 from xent.inspection._step_records import LossRecord, OptimizerRecord
-from xent.inspection._tensor_copies import copied, same_bits
+from xent.inspection._tensor_copies import same_bits
 from xent.inspection._watched_parameters import Watched
 from xent.report import Receipt, ResultTable
 
@@ -99,7 +99,7 @@ class StepLedger:
     def _check_live(self) -> None:
         for account, parameter in zip(self.accounts, self._live, strict=True):
             live, after = parameter(), account.after
-            if after is not None and (live is None or not same_bits(copied(live), after)):
+            if after is not None and (live is None or not same_bits(live.detach(), after)):
                 raise OptionError(
                     f"{account.name} is no longer what the step left", "ΔL is measured right after the step",
                     "call measure before anything else moves the parameters",

@@ -75,5 +75,5 @@ def _put_back(buffers: list[tuple[nn.Module, str, Tensor, Tensor]]) -> None:
     for module, name, buffer, was in buffers:
         if getattr(module, name) is not buffer:
             setattr(module, name, buffer)
-        if not same_bits(copied(buffer), was):
+        if not same_bits(buffer.detach(), was):
             buffer.copy_(was)

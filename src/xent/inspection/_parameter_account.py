@@ -122,13 +122,12 @@ class ParameterAccount:
         return formula.recompute(taken)
 
     @cached_property
-    def _facts(self) -> tuple[StepEquality, list[tuple[str, str, Summary]], list[Part]] | None:
+    def _facts(self) -> tuple[StepEquality, list[Part]] | None:
         if self.unknown or self.record.before is None or self.record.after is None:
             return None
         made = self.recomputed()
         equality = step_equality(self.record.before, self.record.after, made.after)
-        stages = [(stage.name, stage.formula, summary(stage.value)) for stage in made.stages]
-        return equality, stages, _shares(made.parts(), self.record.after.double() - self.record.before.double())
+        return equality, _shares(made.parts(), self.record.after.double() - self.record.before.double())
 
     @property
     def equality(self) -> StepEquality | None:
@@ -138,12 +137,14 @@ class ParameterAccount:
     @property
     def parts(self) -> list[Part]:
         """What the update is the sum of; empty where its formula is not known."""
-        return self._facts[2] if self._facts else []
+        return self._facts[1] if self._facts else []
 
-    @property
+    @cached_property
     def stages(self) -> list[tuple[str, str, Summary]]:
         """(name, formula with numbers, summary) of every line; empty where its formula is not known."""
-        return self._facts[1] if self._facts else []
+        if self.unknown:
+            return []
+        return [(stage.name, stage.formula, summary(stage.value)) for stage in self.recomputed().stages]
 
     @cached_property
     def summaries(self) -> dict[str, Summary]:

@@ -223,7 +223,7 @@ class StepEvents:
         if parameter.data_ptr() != place:
             record.notes.append("its storage was replaced (param.data = …, or .to())")
         if record.after is not None:
-            if not same_bits(copied(parameter), record.after):
+            if not same_bits(parameter.detach(), record.after):
                 record.notes.append("changed outside the optimizer after the step")
         elif record.optimizer is not None:
             record.unstepped = summary(parameter)
@@ -263,4 +263,4 @@ def _gradient_words(parameter: Tensor, record: ParameterRecord) -> str:
         return "None"
     if not gradient.is_sparse and not bool(gradient.any()):
         return "zeros"
-    return "kept" if record.gradient is None or same_bits(copied(gradient), record.gradient) else "changed"
+    return "kept" if record.gradient is None or same_bits(gradient.detach(), record.gradient) else "changed"

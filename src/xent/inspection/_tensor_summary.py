@@ -81,6 +81,9 @@ def _histogram(values: Tensor, end: float) -> tuple[int, ...]:
         counts = [0] * BINS
         counts[BINS // 2] = values.numel()
         return tuple(counts)
-    scaled = (values.double() / end + 1) * (BINS / 2)  # 0 … BINS; subnormal ends included
-    places = scaled.floor().clamp_(0, BINS - 1).long()
-    return tuple(torch.bincount(places, minlength=BINS).tolist())
+    if end < 1e-30 or values.dtype not in (
+        torch.float32,
+        torch.float64,
+    ):  # bins as wide as halves or subnormals can tell
+        values, end = values.double() / end, 1.0
+    return tuple(int(count) for count in torch.histc(values.cpu(), BINS, -end, end).tolist())
