@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from xent.inspection._explanation import Explanation
 
 _ROWS, _TABLE = 50, 40  # rows and lines of a table that are listed
+_CONTEXT = 120  # characters of a context that are shown
 _WHOLE_TABLES = 1 << 24  # log-probabilities that are read for the tables of classes
 
 
@@ -75,7 +76,7 @@ class _TokenNames(Names):
     def __init__(self, names: Names, term: Term, beside: Beside) -> None:
         super().__init__(names.classes, names.rows)
         self._text = None if beside.tokenizer is None else text_of(beside.tokenizer)
-        self._context = None if beside.input_ids is None else contexts_of(term, beside.input_ids, text_of(beside.tokenizer))
+        self._context = None if beside.input_ids is None else contexts_of(term, beside.input_ids, text_of(beside.tokenizer), _CONTEXT)
         self._count = term.num_rows
 
     def of_class(self, number: int) -> str:

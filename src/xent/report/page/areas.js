@@ -24,7 +24,7 @@ function drawAreas(all) {
   const width = sum(drawn.map((bar) => bar.width));
   const level = all.total / width;
   const scale = scaleOf(drawn, level, width, figure.clientWidth || 600);
-  const shapes = drawn.length ? [...axis(scale), ...rectangles(drawn, scale), ...levelLine(level, scale)] : [];
+  const shapes = drawn.length ? [...axis(scale, level), ...rectangles(drawn, scale), ...levelLine(level, scale)] : [];
   figure.setAttribute("viewBox", `0 0 ${scale.total} ${HEIGHT}`);
   figure.replaceChildren(...shapes);
   byId("areas-words").textContent = areaWords(all, level, width);
@@ -66,20 +66,22 @@ function underneath(bar, middle, chosen, labelled) {
   return labelled ? [label] : [svg("path", { d: `M${middle} ${base + 3}l-5 8h10z`, class: "chosen" }), label];
 }
 
-function axis(scale) {
+function axis(scale, level) {
   const line = (nats, kind) => svg("line", { x1: MARGIN.left, x2: scale.total, y1: scale.y(nats), y2: scale.y(nats), class: kind });
   const words = (nats, text) => svg("text", { x: MARGIN.left - 6, y: scale.y(nats) + 4, class: "tick" }, text);
   const found = [line(0, "axis"), words(0, "0")];
   if (term().guessing === null) return found;
-  const label = svg("text", { x: scale.total - 4, y: scale.y(term().guessing) - 5, class: "end" }, `guessing: ln ${term().numClasses.toLocaleString("en")}`);
-  return [...found, line(term().guessing, "guessing"), words(term().guessing, fmt(term().guessing, 2)), label];
+  const at = scale.y(term().guessing);
+  const gap = at - scale.y(level); // of the lines, in pixels: their words keep out of each other's way
+  const label = svg("text", { x: scale.total - 4, y: gap > 0 && gap < 20 ? at + 14 : at - 5, class: "end" }, `guessing: ln ${term().numClasses.toLocaleString("en")}`);
+  const tick = Math.abs(gap) < 14 ? [] : [words(term().guessing, fmt(term().guessing, 2))];
+  return [...found, line(term().guessing, "guessing"), ...tick, label];
 }
 
 function levelLine(level, scale) {
   if (!Number.isFinite(level)) return [];
   const y = scale.y(level);
-  const close = term().guessing !== null && Math.abs(y - scale.y(term().guessing)) < 14;
-  const label = svg("text", { x: MARGIN.left - 6, y: y + (close ? 16 : 4), class: "tick level" }, fmt(level, 2));
+  const label = svg("text", { x: MARGIN.left - 6, y: y + 4, class: "tick level" }, fmt(level, 2));
   return [svg("line", { x1: MARGIN.left, x2: scale.total, y1: y, y2: y, class: "level" }), label];
 }
 

@@ -76,8 +76,8 @@ function describe() {
   const one = term();
   byId("cost-part").hidden = one.plain;
   byId("held").hidden = !page.several;
-  byId("gradient-head").textContent = one.plain && one.scale === 1 && one.softcap === null ? "p − y" : "∂ row / ∂ logit";
-  byId("share-head").textContent = page.perRow ? "" : one.reduction === "mean" && one.plain ? `÷ ${(1 / row().upstream).toLocaleString("en", { maximumFractionDigits: 4 })}` : "∂ loss / ∂ logit";
+  byId("gradient-head").textContent = one.plain && one.scale === 1 && one.softcap === null ? "p − y" : "∂ row/∂ logit";
+  byId("share-head").textContent = page.perRow ? "" : one.reduction === "mean" && one.plain ? `÷ ${(1 / row().upstream).toLocaleString("en", { maximumFractionDigits: 4 })}` : "∂ loss/∂ logit";
   byId("factored").hidden = !one.factored;
   byId("some").hidden = !one.others.count;
   byId("some").textContent = `${one.rows.length} of ${one.numRows.toLocaleString("en")} rows can be moved here: the worst, the first, the best and some at random.`;
