@@ -5,9 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 _LINEAR = frozenset(
-    "torch::autograd::AccumulateGrad Add Sub Neg Sum Mean Expand View UnsafeView ReshapeAlias Reshape Index Select Slice Squeeze "
-    "Unsqueeze Cat Stack Permute Transpose T MaskedFill Where Clone Alias ToCopy AsStrided Unbind Split Flatten "
-    "Unflatten Broadcast".split()
+    ["torch::autograd::AccumulateGrad", "Add", "Sub", "Neg", "Sum", "Mean", "Expand", "View", "UnsafeView", "ReshapeAlias", "Reshape", "Index", "Select", "Slice", "Squeeze", "Unsqueeze", "Cat", "Stack", "Permute", "Transpose", "T", "MaskedFill", "Where", "Clone", "Alias", "ToCopy", "AsStrided", "Unbind", "Split", "Flatten", "Unflatten", "Broadcast"]
 )
 _BY_A_CONSTANT = frozenset(("Mul", "Div"))
 

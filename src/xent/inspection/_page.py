@@ -75,8 +75,9 @@ def _named(explanation: Explanation, beside: Beside) -> Explanation:
 class _TokenNames(Names):
     def __init__(self, names: Names, term: Term, beside: Beside) -> None:
         super().__init__(names.classes, names.rows)
-        self._text = None if beside.tokenizer is None else text_of(beside.tokenizer)
-        self._context = None if beside.input_ids is None else contexts_of(term, beside.input_ids, text_of(beside.tokenizer), _CONTEXT)
+        text = text_of(beside.tokenizer)
+        self._text = None if beside.tokenizer is None else text
+        self._context = None if beside.input_ids is None else contexts_of(term, beside.input_ids, text, _CONTEXT)
         self._count = term.num_rows
 
     def of_class(self, number: int) -> str:

@@ -22,7 +22,9 @@ def write_whole(path: Path, text: str) -> None:
     try:
         _replace(path, text.encode("utf-8", "replace"))
     except OSError as error:
-        raise DataError(f"{path} can't be written ({error.strerror})", "it is written anew", "check its rights") from error
+        raise DataError(
+            f"{path} can't be written ({error.strerror})", "it is written anew", "check its rights"
+        ) from error
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -26,7 +26,9 @@ _SCRIPTS = (
     "arithmetic.js", "words.js", "state.js", "classes.js", "areas.js", "overflow.js", "guess.js", "main.js",
 )  # fmt: skip
 # Control characters, and those that turn the direction of what follows: shown as their code, never acted on.
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,9 @@ def write_page(path: Path, title: str, data: dict[str, Any], receipt: Receipt, f
     """
     jinja, style, script = needed("jinja2", "a page"), _part("page.css"), _script()
     loader = jinja.PackageLoader("xent.report", "page")
-    template = jinja.Environment(loader=loader, autoescape=True, undefined=jinja.StrictUndefined).get_template("page.html")
+    template = jinja.Environment(loader=loader, autoescape=True, undefined=jinja.StrictUndefined).get_template(
+        "page.html"
+    )
     html = template.render(
         title=title,
         style=style,

@@ -69,7 +69,7 @@ function underneath(bar, middle, chosen, labelled) {
 function axis(scale, level) {
   const line = (nats, kind) => svg("line", { x1: MARGIN.left, x2: scale.total, y1: scale.y(nats), y2: scale.y(nats), class: kind });
   const words = (nats, text) => svg("text", { x: MARGIN.left - 6, y: scale.y(nats) + 4, class: "tick" }, text);
-  const found = [line(0, "axis"), words(0, "0")];
+  const found = [line(0, "axis"), ...(scale.y(0) - scale.y(level) < 14 ? [] : [words(0, "0")])];
   if (term().guessing === null) return found;
   const at = scale.y(term().guessing);
   const gap = at - scale.y(level); // of the lines, in pixels: their words keep out of each other's way

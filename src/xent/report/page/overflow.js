@@ -31,7 +31,8 @@ function broken(text) {
 function fmt32(value) {
   if (!Number.isFinite(value)) return fmt(value);
   const size = Math.abs(value);
-  return size === 0 || (size >= 1e-4 && size < 1e5) ? value.toPrecision(5) : value.toExponential(3).replace("e-", "e−").replace("e+", "e");
+  if (size === 0) return "0";
+  return size >= 1e-4 && size < 1e5 ? value.toPrecision(5) : value.toExponential(3).replace("e-", "e−").replace("e+", "e");
 }
 
 function drawNaive(made, subtracted, all) {
