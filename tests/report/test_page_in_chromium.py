@@ -123,7 +123,8 @@ def test_the_areas_are_the_loss(reader, tmp_path):
     reader.open(xent.explain(loss).save(tmp_path / "x.html"))
     for _ in range(2):
         boxes = reader.js(
-            "return [...document.querySelectorAll('#areas rect')].map((r) => r.getBBox()).map((b) => [b.width, b.height])"
+            "const boxes = [...document.querySelectorAll('#areas rect')].map((r) => r.getBBox());"
+            "return boxes.map((b) => [b.width, b.height])"
         )
         level, axis = (float(reader.one(f"#areas line.{kind}").get_attribute("y1")) for kind in ("level", "axis"))
         total = sum(width for width, _ in boxes)

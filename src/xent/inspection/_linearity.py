@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-_LINEAR = frozenset(
-    ["torch::autograd::AccumulateGrad", "Add", "Sub", "Neg", "Sum", "Mean", "Expand", "View", "UnsafeView", "ReshapeAlias", "Reshape", "Index", "Select", "Slice", "Squeeze", "Unsqueeze", "Cat", "Stack", "Permute", "Transpose", "T", "MaskedFill", "Where", "Clone", "Alias", "ToCopy", "AsStrided", "Unbind", "Split", "Flatten", "Unflatten", "Broadcast"]
-)
+_LINEAR = frozenset({
+    "torch::autograd::AccumulateGrad", "Add", "Sub", "Neg", "Sum", "Mean", "MaskedFill", "Where", "Cat", "Stack",
+    "Index", "Select", "Slice", "Split", "Unbind", "Expand", "View", "UnsafeView", "ReshapeAlias", "AsStrided",
+    "Squeeze", "Unsqueeze", "Permute", "Transpose", "T", "Clone", "Alias", "ToCopy",
+})  # fmt: skip
 _BY_A_CONSTANT = frozenset(("Mul", "Div"))
 
 
