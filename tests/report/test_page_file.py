@@ -150,7 +150,13 @@ def test_factors_that_follow_their_rows_are_no_weighted_sum():
         torch.stack([each[0], each[1]]).mean(),
     )
     assert all(xent.explain(loss).is_linear for loss in linear)
-    curved = (each.mean().exp(), (each * each).mean(), each[0] / each[1], each.square().sum().sqrt())
+    curved = (
+        (each * (1 - (-each).exp()) ** 2).mean(),  # focal: its node saves 1 − p, whose graph is not read
+        each.mean().exp(),
+        (each * each).mean(),
+        each[0] / each[1],
+        each.square().sum().sqrt(),
+    )
     assert not any(xent.explain(loss).is_linear for loss in curved)
 
 

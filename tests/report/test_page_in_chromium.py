@@ -318,6 +318,18 @@ def test_a_loss_that_can_not_be_moved_says_so(reader, tmp_path):
         assert reader.complaints() == []
 
 
+def test_a_loss_of_infinity_is_moved_back_to_a_number(reader, tmp_path):
+    x = LOGITS.clone()
+    x[0, 1] = -torch.inf  # the target's
+    reader.open(xent.explain(F.cross_entropy(x.clone().requires_grad_(), TARGET)).save(tmp_path / "x.html"))
+    assert reader.number("#value") == math.inf
+    reader.choose_row(0)
+    assert reader.logits()[1] == -math.inf
+    reader.all("#classes input[type=range]")[1].send_keys("\ue011", "\ue014")  # home, arrow right
+    x[0] = torch.tensor(reader.logits(), dtype=torch.float64)
+    assert reader.number("#value") == pytest.approx(float(F.cross_entropy(x, TARGET)), rel=1e-12)
+
+
 def test_several_losses_are_chosen_one_by_one(reader, tmp_path):
     x = LOGITS.clone().requires_grad_()
     loss = F.cross_entropy(x, TARGET) + 0.1 * F.binary_cross_entropy_with_logits(x, HIT)

@@ -145,7 +145,8 @@ def _explained_graph(loss: Tensor, names: Names) -> Explanation:
             equality = less
     notes = _notes(fold, equality.explained, is_sum)
     shape = tuple(loss.shape)
-    return Explanation(tuple(terms), tuple(rests), equality, shape, is_sum, is_linear(derived), notes, names)
+    moves_alike = is_linear(derived) and not fold.held
+    return Explanation(tuple(terms), tuple(rests), equality, shape, is_sum, moves_alike, notes, names)
 
 
 def _no_cross_entropy(loss: Tensor) -> NotExplained:

@@ -100,6 +100,7 @@ def _term(explanation: Explanation, term: Term) -> dict[str, Any]:
         "heading": heading(term),
         "kind": term.kind,
         "value": term.value,
+        "held": _held(explanation, term),
         "why": why,
         "plain": term.is_plain,
         "hard": term.target is not None,
@@ -115,7 +116,7 @@ def _term(explanation: Explanation, term: Term) -> dict[str, Any]:
         "rows": [] if why else records,
         "others": moving.other_rows(term, rows),
         "guessing": _guessing(term, landmarks),
-        "factored": term.reduction == "weighted",
+        "factored": term.reduction == "weighted" or term.row_weight is not None,
     }
 
 
@@ -123,6 +124,12 @@ def _guessing(term: Term, landmarks: Landmarks | None) -> float | None:
     """Ln C where the height of a row may be read against it."""
     readable = landmarks is not None and term.z_part is None and term.num_classes > 1
     return math.log(term.num_classes) if readable else None
+
+
+def _held(explanation: Explanation, term: Term) -> float:
+    """What the other parts of the value add."""
+    others = [explanation.value_of(other) for other in explanation.terms if other is not term]
+    return sum(others) + sum(rest.value for rest in explanation.rests)
 
 
 def _why_fixed(explanation: Explanation) -> str | None:

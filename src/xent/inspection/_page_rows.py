@@ -65,7 +65,7 @@ def page_rows(term: Term, rows: Tensor, names: Names) -> list[dict[str, Any]]:
 def width_of_rows(term: Term) -> Tensor:
     """How wide each row is drawn: its weight in the mean, so that height · width is what it adds; (n,)."""
     counted = term.counted & (term.upstream != 0)
-    weighed = bool((term.weight[counted] > 0).all())
+    weighed = bool(((term.weight > 0) | (term.cost == 0))[counted].all())
     width = term.upstream.abs() * (term.weight if weighed else 1.0)
     return torch.where(counted, width, 0.0)
 

@@ -86,6 +86,7 @@ function levelLine(level, scale) {
 }
 
 function areaWords(all, level, width) {
+  if (!width) return "No row has a weight, so that there is no area.";
   const others = term().others.count;
   const held = term().others.moves ? "they follow the temperature" : "they stay as they are, at T = 1";
   const off = others ? ` The ${others.toLocaleString("en")} paler rows are not on this page to be moved: ${held}.` : "";

@@ -75,6 +75,9 @@ function drawImage() {
 function describe() {
   const one = term();
   byId("cost-part").hidden = one.plain;
+  const rounded = Math.abs(start().total - one.value) > 1e-4 * Math.abs(one.value);
+  byId("rounded").hidden = !rounded;
+  byId("rounded").textContent = rounded ? `Rows are computed here in float64 and make ${fmt(start().total)}; as the loss's dtype rounded them they made ${fmt(one.value)}.` : "";
   byId("held").hidden = !page.several;
   byId("gradient-head").textContent = one.plain && one.scale === 1 && one.softcap === null ? "p − y" : "∂ row/∂ logit";
   byId("share-head").textContent = page.perRow ? "" : one.reduction === "mean" && one.plain ? `÷ ${(1 / row().upstream).toLocaleString("en", { maximumFractionDigits: 4 })}` : "∂ loss/∂ logit";

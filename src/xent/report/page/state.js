@@ -38,7 +38,12 @@ function now() {
   const groups = term().others.groups.map((group) => groupAdds(group));
   const adds = term().rows.map((one, number) => (one.counted ? one.upstream * rows[number].cost : 0));
   const total = sum(adds) + sum(groups);
-  return { rows, adds, groups, total, value: isMoved() ? page.value + (total - start().total) : page.value };
+  return { rows, adds, groups, total, value: isMoved() ? whole(total) : page.value };
+}
+
+// The caller's value and the difference: it was rounded as torch rounds it; from the page's own numbers where it is ∞.
+function whole(total) {
+  return Number.isFinite(start().total) ? page.value + (total - start().total) : term().held + total;
 }
 
 function groupAdds(group) {
