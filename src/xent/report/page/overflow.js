@@ -32,7 +32,7 @@ function fmt32(value) {
   if (!Number.isFinite(value)) return fmt(value);
   const size = Math.abs(value);
   if (size === 0) return "0";
-  return size >= 1e-4 && size < 1e5 ? value.toPrecision(5) : value.toExponential(3).replace("e-", "e−").replace("e+", "e");
+  return size >= 1e-4 && size < 1e5 ? value.toPrecision(4) : value.toExponential(3).replace("e-", "e−").replace("e+", "e");
 }
 
 function drawNaive(made, subtracted, all) {
