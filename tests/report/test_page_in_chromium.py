@@ -139,7 +139,7 @@ def test_the_temperature_divides_the_logits_of_every_row(reader, tmp_path):
     reader.js("document.getElementById('temperature').focus()")
     reader.keys("\ue014" * 5)  # arrow right
     T = reader.number("#temperature-words")
-    assert pytest.approx(2 ** (5 / 8)) == T
+    assert pytest.approx(2 ** (5 / 4)) == T
     expected = F.cross_entropy(LOGITS / T, TARGET, label_smoothing=0.1)
     assert reader.number("#value") == pytest.approx(float(expected), rel=1e-12)
     reader.keys("\ue011")  # home

@@ -18,7 +18,7 @@ from xent.backends.reference.cross_entropy import scaled_logits
 from xent.inspection._shown_rows import SHOWN_BLOCK, Names, chosen_rows, row_records
 from xent.inspection._term import Term
 
-TEMPERATURES = tuple(2.0 ** (step / 8) for step in range(-16, 17))  # 1/4 … 4; the middle one is exactly 1
+TEMPERATURES = tuple(2.0 ** (step / 4) for step in range(-8, 9))  # 1/4 … 4; the middle one is exactly 1
 ALL_ROWS = 60  # as many are on a page
 SOME_ROWS = {"worst": 16, "first": 16, "random": 16, "best": 8}  # of more, these
 ALL_CLASSES = 16  # as many are shown
