@@ -93,6 +93,8 @@ def test_options_and_listed_rows(capfd):
         (["--logits", "logits.json", "--targets", "logits.json", "--reduction", "avg"], 2, "reduction='avg'"),
         (["--logits", "targets.json", "--targets", "logits.json"], 1, "target has shape (2, 3)"),
         (["runs/none"], 2, "run is runs/none, which does not exist"),
+        (["runs/none", "--html", "page.pdf"], 2, "pass such as page.html"),
+        (["--logits", "logits.json", "--targets", "targets.json", "--html", "none/page.html"], 2, "none is no folder"),
         (["runs/none", "--logits", "logits.json"], 2, "pass one of the two"),
     ],
 )
@@ -121,6 +123,34 @@ def test_a_run_of_digits(capfd):
     assert main(["explain", "runs/digits-1", "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["value"] == pytest.approx(last["validation"]["loss"], rel=1e-6)
     assert before == {path: path.read_bytes() for path in Path("runs/digits-1").iterdir()}
+
+
+def test_a_run_of_a_language_model_and_its_page(capfd):
+    Path("book.txt").write_text("It was the best of times, <b>it</b> was the worst of times.\n" * 120)
+    options = ["--epochs", "1", "--steps", "2", "--features", "8", "--layers", "1", "--context", "32"]
+    assert main(["train", "language_model", "--data", "book.txt", *options]) == 0
+    before = {path: path.read_bytes() for path in Path("runs/language_model-1").iterdir()}
+    last = json.loads(Path("runs/language_model-1/metrics.jsonl").read_text().splitlines()[-1])
+    capfd.readouterr()
+    assert main(["explain", "runs/language_model-1", "--html", "page.html", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["value"] == pytest.approx(last["validation"]["loss"], rel=1e-6)
+    page = Path("page.html").read_text("utf-8")
+    assert "was␣the␣" in page
+    assert "<b>it" not in page
+    assert main(["explain", "runs/language_model-1"]) == 0
+    shown = capfd.readouterr().out
+    for words in ("worst tokens", "best tokens", "random tokens", "was␣the"):
+        assert words in shown
+    assert before == {path: path.read_bytes() for path in Path("runs/language_model-1").iterdir()}
+
+
+def test_a_page_of_files_and_of_digits(capfd):
+    assert main(["explain", *written(".json"), "--html", "files.html"]) == 0
+    assert capfd.readouterr().out.endswith("page       files.html\n")
+    assert "0.8606" in Path("files.html").read_text("utf-8")
+    assert main(["train", "digits", "--epochs", "1", "--hidden", "8"]) == 0
+    assert main(["explain", "runs/digits-1", "--html", "digits.html"]) == 0
+    assert '"image":{"side":8,"hex":"' in Path("digits.html").read_text("utf-8")
 
 
 def test_help_has_an_example(capfd, monkeypatch):

@@ -20,7 +20,7 @@ EPILOG = (
     "[dim]Examples:[/dim]\n\n"
     "  xent explain --logits logits.npy --targets labels.json\n\n"
     "  xent explain --logits batch.safetensors:logits --targets batch.safetensors:labels --order worst -n 20\n\n"
-    "  xent explain runs/digits-1"
+    "  xent explain runs/digits-1 --html digits.html"
 )
 Kind = Literal["cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"]
 Order = Literal["worst", "best", "first", "random"]
@@ -28,7 +28,7 @@ Order = Literal["worst", "best", "first", "random"]
 
 def explain(
     run: Annotated[
-        Path | None, typer.Argument(metavar="RUN", help="A run directory of xent train digits.", show_default=False)
+        Path | None, typer.Argument(metavar="RUN", help="A run directory of xent train.", show_default=False)
     ] = None,
     logits: Annotated[
         str | None, typer.Option(metavar="FILE", help=".json .npy .safetensors .csv .parquet, or FILE:NAME.")
@@ -46,13 +46,18 @@ def explain(
     ] = None,
     order: Annotated[Order | None, typer.Option(help="Which rows to list below the receipt.")] = None,
     num_rows: Annotated[int, typer.Option("-n", metavar="N", min=0, help="How many rows to list.")] = 10,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page too: rows to move, offline, one file.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the explanation as JSON.")] = False,
 ) -> int:
     """Show where a loss comes from: every number between the logits and it.
 
     From files with logits and targets, or from a run of xent train: its validation rows, the worst, the best and some
-    at random, each with its digit.
+    at random, each with its digit or text. --html writes a page whose rows can be moved.
     """
+    if html is not None and html.suffix != ".html":
+        raise OptionError(f"--html {html}", "a page is a file that ends in .html", f"pass such as {html.stem}.html")
     if run is not None and (logits or targets or weight):
         raise OptionError(f"a run ({run}) and files", "a run has its own rows", "pass one of the two")
     files = _files(logits, targets) if run is None else ("", "")
@@ -65,13 +70,18 @@ def explain(
     with interrupts_held():
         from xent.cli import _explained_run
     if run is not None:
-        explanation, pictures = _explained_run.of_run(run)
+        explained = _explained_run.of_run(run)
     else:
-        explanation, pictures = _of_files(files, weight, kind, options), ""
+        explained = _explained_run.ExplainedRun(_of_files(files, weight, kind, options), "")
+    explanation = explained.explanation
+    if html is not None:
+        explained.save(html)
     if as_json:
         typer.echo(json.dumps(explanation.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        _print(explanation, pictures, order, num_rows)
+        _print(explanation, explained.shown, order, num_rows)
+        if html is not None:
+            typer.echo(f"\npage       {html}")
     return 0 if explanation.equality.explained else 1
 
 

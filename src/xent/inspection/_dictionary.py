@@ -35,6 +35,7 @@ def dictionary_of(explanation: Explanation) -> dict[str, Any]:
             "words": str(equality),
         },
         "is_sum": explanation.is_sum,
+        "is_linear": explanation.is_linear,
         "terms": [_term(explanation, term) for term in explanation.terms],
         "rests": [{"written": rest.written, "value": rest.value} for rest in explanation.rests],
         "notes": list(explanation.notes),

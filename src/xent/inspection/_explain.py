@@ -14,6 +14,7 @@ from xent.inspection._given import KINDS, explained_arguments
 from xent.inspection._groups import HowReduced
 from xent.inspection._landmarks import landmarks_of
 from xent.inspection._leaves import ClassSums, Leaf
+from xent.inspection._linearity import is_linear
 from xent.inspection._merge import Rest, merged
 from xent.inspection._nodes import BY_ARGUMENTS, Unreadable, edge_of
 from xent.inspection._shown_rows import Names
@@ -143,7 +144,9 @@ def _explained_graph(loss: Tensor, names: Names) -> Explanation:
             rests.append(Rest("− entropy of the targets (a Kullback–Leibler divergence)", -entropy))
             equality = less
     notes = _notes(fold, equality.explained, is_sum)
-    return Explanation(tuple(terms), tuple(rests), equality, tuple(loss.shape), is_sum, notes, names)
+    shape = tuple(loss.shape)
+    moves_alike = is_linear(derived) and not fold.held
+    return Explanation(tuple(terms), tuple(rests), equality, shape, is_sum, moves_alike, notes, names)
 
 
 def _no_cross_entropy(loss: Tensor) -> NotExplained:

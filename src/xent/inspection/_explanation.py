@@ -15,10 +15,12 @@ from xent.inspection._equality import Equality
 from xent.inspection._findings import findings
 from xent.inspection._landmarks import Landmarks, landmarks_of
 from xent.inspection._merge import Rest
+from xent.inspection._page import Beside, save_page
 from xent.inspection._receipt import heading, receipt_of
 from xent.inspection._shown_rows import Names, chosen_rows, rows_table
 from xent.inspection._term import Term
 from xent.report import Receipt, ResultTable
+from xent.report._files import write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -36,6 +38,7 @@ class Explanation:
         equality: the tensor's value beside the one derived from the rows.
         shape: the shape of the loss; () for a scalar.
         is_sum: whether the value is the sum of its terms; if not, factors are derivatives at this point.
+        is_linear: whether every row enters the value by a factor that stays as it is when the row moves.
         notes: what could not be read, and other facts.
         names: names of classes and rows, where they were given.
     """
@@ -45,6 +48,7 @@ class Explanation:
     equality: Equality
     shape: tuple[int, ...] = ()
     is_sum: bool = True
+    is_linear: bool = True
     notes: tuple[str, ...] = ()
     names: Names = field(default_factory=Names)
 
@@ -207,20 +211,31 @@ class Explanation:
 
         return dictionary_of(self)
 
-    def save(self, path: str | Path) -> Path:
-        """Write the explanation to `path`, by its suffix: .json.
+    def save(
+        self, path: str | Path, *, images: Tensor | None = None, tokenizer: Any = None, input_ids: Any = None
+    ) -> Path:
+        """Write the explanation to `path`, by its suffix: .html, a page with rows that can be moved, or .json.
+
+        Args:
+            path: where to; a file that is there is replaced once the new one is whole.
+            images: for a page: a square grey image for each row of the first loss, values from 0 to 1,
+                (n, side, side) or (n, side²).
+            tokenizer: for a page: gives the classes of the first loss their texts, as in `tokens`.
+            input_ids: for a page: what a language model read, as in `tokens`: the context of each row.
 
         Raises:
-            OptionError: another suffix.
+            OptionError: another suffix, or a folder that is not there.
+            ShapeError: images or input_ids that do not fit the rows.
+            DataError: the file can't be written.
         """
         target = Path(path)
         if target.suffix not in WRITERS:
             raise OptionError(
                 f"{target.name} has the suffix {target.suffix!r}",
                 f"an explanation is saved as {', '.join(sorted(WRITERS))}",
-                f"pass such as {target.stem}.json",
+                f"pass such as {target.stem}.html",
             )
-        WRITERS[target.suffix](self, target)
+        WRITERS[target.suffix](self, target, Beside(images, tokenizer, input_ids))
         return target
 
     def show(self) -> None:
@@ -252,8 +267,9 @@ class Explanation:
         return html_receipt(self.receipt, self.code() if len(self.terms) == 1 else "")
 
 
-def _write_json(explanation: Explanation, path: Path) -> None:
-    path.write_text(json.dumps(explanation.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+def _write_json(explanation: Explanation, path: Path, beside: Beside) -> None:
+    del beside
+    write_whole(path, json.dumps(explanation.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-WRITERS = {".json": _write_json}  # a page registers its suffix here
+WRITERS = {".html": save_page, ".json": _write_json}

@@ -37,6 +37,7 @@ class Fold:
         unread: addends that could not be read, with the reason.
         divisors: numbers that scalars were divided by.
         additions: additions one after the other, each of which torch rounds.
+        held: operands with a graph that could not be read, taken as the numbers that their node saved.
     """
 
     def __init__(self) -> None:
@@ -45,6 +46,7 @@ class Fold:
         self.unread: list[Unreadable] = []
         self.divisors: list[float] = []
         self.additions = 0
+        self.held = 0
         self._known: dict[tuple[int, int], Tensor] = {}
         self._has_rows: dict[tuple[int, int], bool] = {}
 
@@ -155,6 +157,7 @@ def _operand(fold: Fold, edge: Edge, place: int, name: str) -> Tensor:
         except Unreadable:
             if not isinstance(edge.saved(name), Tensor):
                 raise
+            fold.held += 1
     return operand_value(edge, name)
 
 

@@ -105,7 +105,7 @@ def _explanation(leaf: Whole, value: Tensor, terms: LossTerms, names: Names) -> 
     )
     size = magnitude_of([leaf], [upstream])
     equality = compared(value, derived, size, len(cost), "xent")
-    return Explanation((term,), (), equality, tuple(value.shape), True, (), names)
+    return Explanation((term,), (), equality, tuple(value.shape), names=names)
 
 
 def _folded(term: Term, denominator: float) -> float:

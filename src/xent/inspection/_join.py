@@ -53,6 +53,15 @@ class JoinedScores(Scores):
             values[places] = found
         return values
 
+    def all_logits(self, rows: Tensor) -> Tensor | None:
+        values = torch.empty(len(rows), self.num_classes, dtype=torch.float64)
+        for part, inside, places in self._each(rows):
+            found = part.all_logits(inside)
+            if found is None:
+                return None
+            values[places] = found
+        return values
+
 
 def joined(terms: list[Term]) -> list[Term]:
     """The terms, those of a loop made one."""

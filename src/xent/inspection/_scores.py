@@ -46,6 +46,16 @@ class Scores:
         del rows, classes
         return None
 
+    def all_logits(self, rows: Tensor) -> Tensor | None:
+        """The caller's logits of all classes of some rows, (n, C) float64; None where they can't be read."""
+        del rows
+        return None
+
+    @property
+    def options(self) -> LossTerms:
+        """Scale, soft cap and z-loss, where the loss has them."""
+        return LossTerms()
+
     def slope(self, rows: Tensor) -> Tensor | float:
         """Derivative of the softmax's argument with respect to the caller's logits: scale and soft cap."""
         del rows
@@ -82,6 +92,15 @@ class TableScores(Scores):
         index.insert(self.class_dim, classes)
         try:
             return logits.at(tuple(index))
+        except (Unreadable, NotExplained):
+            return None
+
+    def all_logits(self, rows: Tensor) -> Tensor | None:
+        logits = self.logits()
+        if logits is None:
+            return None
+        try:
+            return logits.rows(unravel(rows, self.row_shape), self.class_dim)
         except (Unreadable, NotExplained):
             return None
 
@@ -128,7 +147,14 @@ class LogitScores(Scores):
         return scaled_logits(logits, self.terms, torch.float64)
 
     def log_probs(self, rows: Tensor) -> Tensor:
-        return self._scaled(self.table.rows(unravel(rows, self.row_shape), self.class_dim)).log_softmax(-1)
+        return self._scaled(self.all_logits(rows)).log_softmax(-1)
+
+    def all_logits(self, rows: Tensor) -> Tensor:
+        return self.table.rows(unravel(rows, self.row_shape), self.class_dim)
+
+    @property
+    def options(self) -> LossTerms:
+        return self.terms
 
     def logits_at(self, rows: Tensor, classes: Tensor) -> Tensor:
         index = list(unravel(rows, self.row_shape))
@@ -145,7 +171,7 @@ class LogitScores(Scores):
         scale, cap = self.terms.logit_scale, self.terms.softcap
         if cap is None:
             return scale
-        z = self._scaled(self.table.rows(unravel(rows, self.row_shape), self.class_dim))
+        z = self._scaled(self.all_logits(rows))
         return scale * (1 - (z / cap).square())
 
 
@@ -162,10 +188,14 @@ class HeadScores(Scores):
         self.num_classes = self.problem.num_classes
 
     def log_probs(self, rows: Tensor) -> Tensor:
-        return self._scaled(self._logits(rows)).log_softmax(-1)
+        return self._scaled(self.all_logits(rows)).log_softmax(-1)
+
+    @property
+    def options(self) -> LossTerms:
+        return self.problem.terms
 
     def logits_at(self, rows: Tensor, classes: Tensor) -> Tensor:
-        parts = [self._logits(some) for some in rows.split(max(1, _BLOCK // self.num_classes))]
+        parts = [self.all_logits(some) for some in rows.split(max(1, _BLOCK // self.num_classes))]
         found = [part.gather(1, some.unsqueeze(1)).squeeze(1) for part, some in
                  zip(parts, classes.split(max(1, _BLOCK // self.num_classes)), strict=True)]  # fmt: skip
         return torch.cat(found) if found else torch.empty(0, dtype=torch.float64)
@@ -176,8 +206,8 @@ class HeadScores(Scores):
             return self.log_probs(rows).gather(-1, classes.unsqueeze(-1)).squeeze(-1)
         return self._scaled(self.logits_at(rows, classes)) - self.lse[rows]
 
-    def _logits(self, rows: Tensor) -> Tensor:
-        """(n, C) of hidden · Wᵀ + b, rounded as the product rounds them."""
+    def all_logits(self, rows: Tensor) -> Tensor:
+        """Hidden · Wᵀ + b, rounded as the product rounds them."""
         problem, inner = self.problem, self.problem.extra_shape_product
         hidden = problem.hidden.detach().reshape(-1, problem.hidden.shape[-1])[rows // inner]
         bias = None if problem.bias is None else problem.bias.detach()
@@ -194,7 +224,7 @@ class HeadScores(Scores):
 
     def slope(self, rows: Tensor) -> Tensor | float:
         scale, cap = self.problem.terms.logit_scale, self.problem.terms.softcap
-        return scale if cap is None else scale * (1 - (self._scaled(self._logits(rows)) / cap).square())
+        return scale if cap is None else scale * (1 - (self._scaled(self.all_logits(rows)) / cap).square())
 
 
 @dataclass(eq=False)
@@ -222,3 +252,9 @@ class BinaryScores(Scores):
     def logits_at(self, rows: Tensor, classes: Tensor) -> Tensor | None:
         del classes
         return self._elements(rows) if self.is_logits else None
+
+    def all_logits(self, rows: Tensor) -> Tensor | None:
+        if not self.is_logits:
+            return None
+        x = self._elements(rows)
+        return torch.stack([torch.zeros_like(x), x], -1)

@@ -23,7 +23,7 @@ def token_ledger(term: Term, tokenizer: Any, input_ids: Any, n: int | None) -> R
     if term.target is None:
         raise OptionError("probability targets", "tokens are class indices", "use .rows()")
     text = text_of(tokenizer)
-    contexts = _contexts(term, input_ids, text)
+    contexts = contexts_of(term, input_ids, text)
     count = term.num_rows if n is None else min(n, term.num_rows)
     special = _special_ids(tokenizer)
     records: list[dict[str, Any]] = []
@@ -107,7 +107,10 @@ def _mark(target: int, counted: bool, special: dict[int, str]) -> str:
     return (f"{kind}, ignored" if kind else "ignored") if not counted else kind
 
 
-def _contexts(term: Term, input_ids: Any, text: Callable[[int], str]) -> Callable[[int], str | None]:
+def contexts_of(
+    term: Term, input_ids: Any, text: Callable[[int], str], most: int = _CONTEXT
+) -> Callable[[int], str | None]:
+    """For each row, the end of what the model had read, at most so many characters of it."""
     if input_ids is None:
         return lambda row: None
     ids = torch.as_tensor(input_ids).cpu()
@@ -125,17 +128,17 @@ def _contexts(term: Term, input_ids: Any, text: Callable[[int], str]) -> Callabl
 
     def context(row: int) -> str:
         sequence, place = divmod(row, length)
-        return _end(ids[sequence, : place + 1], text)
+        return _end(ids[sequence, : place + 1], text, most)
 
     return context
 
 
-def _end(ids: Tensor, text: Callable[[int], str]) -> str:
+def _end(ids: Tensor, text: Callable[[int], str], most: int) -> str:
     """The last characters of a context."""
     words: list[str] = []
     for token in reversed(ids.tolist()):
         words.insert(0, text(token))
-        if sum(map(len, words)) + len(words) > _CONTEXT:
+        if sum(map(len, words)) + len(words) > most:
             break
     joined = " ".join(words)
-    return joined if len(joined) <= _CONTEXT else "…" + joined[-(_CONTEXT - 1) :]
+    return joined if len(joined) <= most else "…" + joined[-(most - 1) :]

@@ -325,6 +325,16 @@ def _locked(place: Path) -> int:
     return descriptor
 
 
+def recipe_of(path: Path) -> str:
+    """The recipe of a run.
+
+    Raises:
+        OptionError: `path` is no directory, or no run of xent's.
+        RunError: its config.json is damaged.
+    """
+    return _read_config(path, "run")["recipe"]
+
+
 def _read_config(path: Path, named: str = "resume") -> dict[str, Any]:
     if not path.is_dir() or not (path / CONFIG).exists():
         lack = f"holds no {CONFIG}" if path.is_dir() else "is no directory" if path.exists() else "does not exist"

@@ -21,3 +21,8 @@ def begin(config: LanguageModelConfig, out: Path | None = None) -> tuple[Languag
 def resume(path: Path, changes: dict[str, Any] | None = None) -> tuple[LanguageLearner, RunDirectory]:
     """`Recipe.resume` of a language_model run."""
     return RECIPE.resume(path, changes or {})
+
+
+def trained(path: Path) -> LanguageLearner:
+    """`Recipe.trained` of a language_model run."""
+    return RECIPE.trained(path)
