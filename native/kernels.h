@@ -82,5 +82,6 @@ struct KernelTable {
 const KernelTable* scalar_kernels();
 const KernelTable* avx2_kernels();
 const KernelTable* avx512_kernels();
+const KernelTable* neon_kernels();
 
 }  // namespace xent

@@ -71,6 +71,7 @@ struct Lanes<float> {
   static reg copysign(reg a, reg s) { return _mm512_or_ps(abs(a), _mm512_and_ps(s, set(-0.0f))); }
   static reg round(reg a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static reg scale(reg a, reg n) { return _mm512_scalef_ps(a, n); }
+  static reg scale_down(reg a, reg n) { return scale(a, n); }
   static reg zero_where_zero(reg test, reg v) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, _mm512_setzero_ps(), _CMP_NEQ_UQ), v);
   }
@@ -115,6 +116,7 @@ struct Lanes<double> {
   static reg copysign(reg a, reg s) { return _mm512_or_pd(abs(a), _mm512_and_pd(s, set(-0.0))); }
   static reg round(reg a) { return _mm512_roundscale_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static reg scale(reg a, reg n) { return _mm512_scalef_pd(a, n); }
+  static reg scale_down(reg a, reg n) { return scale(a, n); }
   static reg zero_where_zero(reg test, reg v) {
     return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(test, _mm512_setzero_pd(), _CMP_NEQ_UQ), v);
   }

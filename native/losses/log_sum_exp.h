@@ -38,10 +38,11 @@ inline typename L::T top_of(const In* z, int64_t n) {
   auto a = L::set(-T(INFINITY)), b = a, c = a, d = a;
   int64_t i = 0;
   for (; i + 4 * w <= n; i += 4 * w) {
-    a = L::max(L::load(z + i), a);
-    b = L::max(L::load(z + i + w), b);
-    c = L::max(L::load(z + i + 2 * w), c);
-    d = L::max(L::load(z + i + 3 * w), d);
+    const auto low = load_pair<L>(z + i), high = load_pair<L>(z + i + 2 * w);
+    a = L::max(low.first, a);
+    b = L::max(low.second, b);
+    c = L::max(high.first, c);
+    d = L::max(high.second, d);
   }
   for (; i + w <= n; i += w) a = L::max(L::load(z + i), a);
   if (i < n) b = L::max(L::load_part(z + i, static_cast<int>(n - i), -T(INFINITY)), b);
@@ -105,6 +106,7 @@ template <class L, class In, Sums sums, bool entropy>
 inline void fold_piece(RowState<typename L::T>& state, const In* z, const typename L::T* t, int64_t n, const In* ahead) {
   using T = typename L::T;
   constexpr int w = L::width;
+  constexpr bool in_order = sums == Sums::weighted || sums == Sums::shares;
   const auto top = L::set(state.top == -T(INFINITY) ? T(0) : state.top);
   const auto anchor = L::set(state.anchor);
   Accumulators<L, sums, entropy> even, odd;
@@ -114,8 +116,9 @@ inline void fold_piece(RowState<typename L::T>& state, const In* z, const typena
       L::prefetch(ahead + i);
       if constexpr (w * sizeof(In) >= 64) L::prefetch(ahead + i + w);
     }
-    even.template fold<In>(L::load(z + i), top, anchor, t, i, w);
-    odd.template fold<In>(L::load(z + i + w), top, anchor, t, i + w, w);
+    const Pair<L> v = in_order ? Pair<L>{L::load(z + i), L::load(z + i + w)} : load_pair<L>(z + i);
+    even.template fold<In>(v.first, top, anchor, t, i, w);
+    odd.template fold<In>(v.second, top, anchor, t, i + w, w);
   }
   for (; i + w <= n; i += w) even.template fold<In>(L::load(z + i), top, anchor, t, i, w);
   if (i < n) {

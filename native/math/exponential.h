@@ -52,18 +52,24 @@ inline Reduced<L> reduce_exp(typename L::reg x) {
   return {n, r};
 }
 
-// For x below the overflow threshold (the exponent of a softmax is never positive).
+template <class L>
+inline typename L::reg exp_of_rest(typename L::reg r) {
+  const auto tail = L::fma(horner<L>(ExpConstants<typename L::T>::q, r), r, L::set(1));
+  return L::fma(tail, r, L::set(1));
+}
+
+// For x <= 64: the exponent of a softmax is never positive, but for rounding.
 template <class L>
 inline typename L::reg exp_of_difference(typename L::reg x) {
-  using K = ExpConstants<typename L::T>;
-  const auto [n, r] = reduce_exp<L>(L::max(L::set(K::lowest), x));
-  const auto tail = L::fma(horner<L>(K::q, r), r, L::set(1));
-  return L::scale(L::fma(tail, r, L::set(1)), n);
+  const auto [n, r] = reduce_exp<L>(L::max(L::set(ExpConstants<typename L::T>::lowest), x));
+  return L::scale_down(exp_of_rest<L>(r), n);
 }
 
 template <class L>
 inline typename L::reg exp(typename L::reg x) {
-  return exp_of_difference<L>(L::min(L::set(ExpConstants<typename L::T>::highest), x));
+  using K = ExpConstants<typename L::T>;
+  const auto [n, r] = reduce_exp<L>(L::min(L::set(K::highest), L::max(L::set(K::lowest), x)));
+  return L::scale(exp_of_rest<L>(r), n);
 }
 
 // exp(x) - 1 = 2^n (exp(r) - 1) + (2^n - 1), without cancellation; for x <= 0.
