@@ -15,6 +15,7 @@ struct Lanes<float> {
   using T = float;
   using reg = __m256;
   static constexpr int width = 8;
+  static constexpr int together = 4;
 
   static reg set(T x) { return _mm256_set1_ps(x); }
   static reg from(bf16, __m128i v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16)); }
@@ -117,6 +118,7 @@ struct Lanes<double> {
   using T = double;
   using reg = __m256d;
   static constexpr int width = 4;
+  static constexpr int together = 4;
 
   static reg set(T x) { return _mm256_set1_pd(x); }
   static reg load(const double* p) { return _mm256_loadu_pd(p); }

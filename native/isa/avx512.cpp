@@ -15,6 +15,7 @@ struct Lanes<float> {
   using T = float;
   using reg = __m512;
   static constexpr int width = 16;
+  static constexpr int together = 1;
 
   static __mmask16 mask(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
   static reg set(T x) { return _mm512_set1_ps(x); }
@@ -85,6 +86,7 @@ struct Lanes<double> {
   using T = double;
   using reg = __m512d;
   static constexpr int width = 8;
+  static constexpr int together = 1;
 
   static __mmask8 mask(int n) { return static_cast<__mmask8>((1u << n) - 1u); }
   static reg set(T x) { return _mm512_set1_pd(x); }

@@ -15,6 +15,7 @@ struct Lanes<float> {
   using T = float;
   using reg = float32x4_t;
   static constexpr int width = 4;
+  static constexpr int together = 4;
 
   static reg set(T x) { return vdupq_n_f32(x); }
   static reg from(bf16, uint16x4_t v) { return vreinterpretq_f32_u32(vshll_n_u16(v, 16)); }
@@ -91,6 +92,7 @@ struct Lanes<double> {
   using T = double;
   using reg = float64x2_t;
   static constexpr int width = 2;
+  static constexpr int together = 4;
 
   static reg set(T x) { return vdupq_n_f64(x); }
   static reg load(const double* p) { return vld1q_f64(p); }

@@ -12,6 +12,7 @@ struct Lanes {
   using T = Number;
   using reg = Number;
   static constexpr int width = 1;
+  static constexpr int together = 1;
 
   static reg set(T x) { return x; }
   template <class In>
