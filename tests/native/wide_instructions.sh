@@ -10,13 +10,11 @@ objects=$(find "$1" -path '*xent_kernels*' -name '*.o')
 for object in $objects; do
   case $object in
     *isa/avx*)
-      if nm -C --defined-only "$object" | awk '$2 ~ /^[WVu]$/' | grep -v 'xent::avx'; then
-        echo "wide instructions: $object offers the functions above to others"; exit 1
-      fi ;;
+      found=$(nm -C --defined-only "$object" | awk '$2 ~ /^[WVu]$/ && !/xent::avx/')
+      [ -z "$found" ] || { echo "wide instructions: $object offers to others:"; echo "$found"; exit 1; } ;;
     *)
-      if objdump -d --no-show-raw-insn "$object" | grep -m 3 -E '%[yz]mm'; then
-        echo "wide instructions: $object holds them, and belongs to the baseline"; exit 1
-      fi ;;
+      found=$(objdump -d --no-show-raw-insn "$object" | awk '/%[yz]mm/ && ++n <= 3')
+      [ -z "$found" ] || { echo "wide instructions: $object is of the baseline:"; echo "$found"; exit 1; } ;;
   esac
 done
 echo "wide instructions: none outside their files"
