@@ -2,6 +2,7 @@
 // AddressSanitizer and UBSan (make sanitize), and compares its results with long double (kernel_truth.cpp). The same
 // program, cross-compiled, is how NEON is tested on other machines (make neon).
 #include <cstdio>
+#include <cstdlib>
 
 #include "cpu_choice.h"
 #include "kernel_buffers.h"
@@ -72,7 +73,7 @@ void memory(const KernelTable& k, int thinning) {
     for (bool columns : {false, true}) {
       for (int64_t rows : sizes)
         for (int64_t classes : sizes) {
-          others(k, dtype, rows, classes, columns);
+          if (rows == 17 || classes == 17 || thinning == 1) others(k, dtype, rows, classes, columns);
           for (int options = 0; options < 64; options += (rows == 17 || classes == 17 ? 1 : 13) * thinning)
             cross_entropy(k, dtype, rows, classes, columns, options);
         }
@@ -87,12 +88,13 @@ void memory(const KernelTable& k, int thinning) {
 
 // `kernel_driver N` takes every Nth choice of options: an emulator needs minutes for all of them.
 int main(int num_arguments, char** arguments) {
+  std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ);  // what was found before somebody loses patience
   const int thinning = num_arguments > 1 ? std::atoi(arguments[1]) : 1;
   int failures = 0;
   for (const auto& isa : supported_isas()) {
     const KernelTable& k = kernels_for(isa);
     memory(k, thinning);
-    const int wrong = check_functions(k) + check_losses(k, thinning) + check_special_values(k);
+    const int wrong = check_functions(k, thinning) + check_losses(k, thinning) + check_special_values(k);
     std::printf("%s: memory clean, %s\n", isa.c_str(), wrong == 0 ? "values within their bounds" : "VALUES WRONG");
     failures += wrong;
   }

@@ -5,7 +5,7 @@
 
 namespace driver {
 
-int check_functions(const xent::KernelTable& k);       // exp, tanh, log1p
+int check_functions(const xent::KernelTable& k, int thinning);  // exp, tanh, log1p
 int check_losses(const xent::KernelTable& k, int thinning);  // every loss, dtype, layout, odd sizes, Nth options
 int check_special_values(const xent::KernelTable& k);  // NaN and infinities end where the scalar kernels have them
 
