@@ -7,6 +7,7 @@
 #   make bench      measure the losses beside their peers (PEERS=cut-cross-entropy adds that one, with triton)
 #   make performance  docs/performance.md from the results of make bench
 #   make sanitize   the kernels under AddressSanitizer and UBSan
+#   make neon       the kernels for 64-bit Arm, cross-compiled, under UBSan in qemu
 #   make docs       regenerate the measured tables in docs/
 #   make notebooks  run the notebooks of examples/ and write their outputs into the files
 #   make clean      remove the environment and caches (never runs/)
@@ -21,7 +22,7 @@ PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip --disable-p
 # One process per core of the smallest machine; each keeps torch to one thread, so that they do not fight.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo demo-text test test-fast lint format sanitize bench performance docs notebooks clean
+.PHONY: demo demo-text test test-fast lint format sanitize neon bench performance docs notebooks clean
 
 demo: $(VENV)/.demo
 	@echo "== xent train digits"
@@ -51,9 +52,18 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix src tests benchmarks examples
 
 sanitize:
-	cmake -S . -B build/sanitize -DXENT_SANITIZE=ON
+	cmake -S . -B build/sanitize -DXENT_SANITIZE=address,undefined
 	cmake --build build/sanitize --parallel 2
 	build/sanitize/kernel_driver
+	tests/native/wide_instructions.sh build/sanitize
+
+neon:
+	@command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || \
+	  { echo "make neon needs aarch64-linux-gnu-g++ and qemu-aarch64: apt-get install g++-aarch64-linux-gnu qemu-user"; exit 1; }
+	cmake -S . -B build/neon -DXENT_SANITIZE=undefined -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+	  -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
+	cmake --build build/neon --parallel 2
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/neon/kernel_driver 7
 
 bench: $(VENV)/.bench
 	@echo "== the losses beside their peers (about two hours on 2 quiet cores; Ctrl-C keeps what was measured)"

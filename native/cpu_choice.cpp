@@ -30,6 +30,9 @@ std::vector<Candidate> candidates() {
       {"avx2", avx2_kernels, has_avx2()},
       {"avx512", avx512_kernels, has_avx512()},
 #endif
+#if defined(XENT_ARM64)
+      {"neon", neon_kernels, true},
+#endif
   };
 }
 

@@ -74,7 +74,8 @@ struct KernelTable {
                              const RowView& gradient, int threads);
   void (*binary_cross_entropy)(const BinaryCrossEntropyProblem&, int threads);
   void (*binary_cross_entropy_gradient)(const BinaryCrossEntropyProblem&, int threads);
-  // For the tests of the mathematics: f(x[i]) over an array. Functions: 0 exp, 1 tanh, 2 log1p on [0, 1].
+  // For the tests of the mathematics: f(x[i]) over an array. Functions: 0 exp, 1 tanh, 2 log1p on
+  // [0, 1], 3 exp of a number <= 64.
   void (*apply_f32)(int function, const float* x, float* y, int64_t n);
   void (*apply_f64)(int function, const double* x, double* y, int64_t n);
 };
@@ -82,5 +83,6 @@ struct KernelTable {
 const KernelTable* scalar_kernels();
 const KernelTable* avx2_kernels();
 const KernelTable* avx512_kernels();
+const KernelTable* neon_kernels();
 
 }  // namespace xent

@@ -15,27 +15,44 @@ struct Lanes<float> {
   using T = float;
   using reg = __m256;
   static constexpr int width = 8;
+  static constexpr int together = 4;
 
   static reg set(T x) { return _mm256_set1_ps(x); }
   static reg from(bf16, __m128i v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16)); }
   static reg from(f16, __m128i v) { return _mm256_cvtph_ps(v); }
   static __m128i to(f16, reg v) { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
-  static __m128i to(bf16, reg v) {  // to nearest, ties to even
+  static __m256i rounded(reg v) {  // the upper halves are bf16: to nearest, ties to even
     const __m256i u = _mm256_castps_si256(v);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
     const __m256i up = _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd);
     const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
-    const __m256i half = _mm256_blendv_epi8(_mm256_srli_epi32(up, 16), _mm256_set1_epi32(0x7fc0), nan);
+    return _mm256_blendv_epi8(up, _mm256_set1_epi32(0x7fc00000), nan);
+  }
+  static __m128i to(bf16, reg v) {
+    const __m256i half = _mm256_srli_epi32(rounded(v), 16);
     const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(half, half), 0x08);
     return _mm256_castsi256_si128(packed);
   }
 
+  // Sixteen bf16 as the even ones and the odd ones: a shift and a mask each way, where the order of lanes is free.
+  static Pair<Lanes> load_pair(const bf16* p) {
+    const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(v, 16)),
+            _mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32(static_cast<int>(0xffff0000u))))};
+  }
+  static __m256i joined(Pair<Lanes> v) {
+    return _mm256_blend_epi16(_mm256_srli_epi32(rounded(v.first), 16), rounded(v.second), 0xaa);
+  }
+  static void store_pair(bf16* p, Pair<Lanes> v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), joined(v)); }
+  static void stream_pair(bf16* p, Pair<Lanes> v) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), joined(v)); }
+
   static reg load(const float* p) { return _mm256_loadu_ps(p); }
   template <class Half>
   static reg load(const Half* p) { return from(Half{}, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
-  static reg load(const double* p) { return load_part(p, 8, 0.0f); }
+  static reg load(const double* p) { return _mm256_set_m128(_mm256_cvtpd_ps(_mm256_loadu_pd(p + 4)), _mm256_cvtpd_ps(_mm256_loadu_pd(p))); }
   template <class In>
   static reg load_part(const In* p, int n, T fill) {
+    if (n == 8) return load(p);
     alignas(32) float part[8];
     for (int i = 0; i < 8; ++i) part[i] = i < n ? static_cast<float>(widen(p[i])) : fill;
     return _mm256_load_ps(part);
@@ -45,6 +62,7 @@ struct Lanes<float> {
   static void store(Half* p, reg v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to(Half{}, v)); }
   template <class Out>
   static void store_part(Out* p, reg v, int n) {
+    if (n == 8) return store(p, v);
     alignas(32) Out part[8];
     store(part, v);
     for (int i = 0; i < n; ++i) p[i] = part[i];
@@ -72,6 +90,10 @@ struct Lanes<float> {
     const __m256i half = _mm256_srai_epi32(whole, 1);
     return mul(mul(a, power(half)), power(_mm256_sub_epi32(whole, half)));
   }
+  static reg scale_down(reg a, reg n) {  // n + 159 in the low bits of a float: the exponent of 2^(n + 32)
+    const __m256i shifted = _mm256_slli_epi32(_mm256_castps_si256(add(n, set(0x1.8p23f + 159))), 23);
+    return mul(mul(a, _mm256_castsi256_ps(shifted)), set(0x1p-32f));
+  }
   static reg zero_where_zero(reg test, reg v) {
     return _mm256_and_ps(_mm256_cmp_ps(test, _mm256_setzero_ps(), _CMP_NEQ_UQ), v);
   }
@@ -96,19 +118,23 @@ struct Lanes<double> {
   using T = double;
   using reg = __m256d;
   static constexpr int width = 4;
+  static constexpr int together = 4;
 
   static reg set(T x) { return _mm256_set1_pd(x); }
   static reg load(const double* p) { return _mm256_loadu_pd(p); }
-  template <class In>
-  static reg load(const In* p) { return load_part(p, 4, 0.0); }
+  static reg load(const float* p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
+  template <class Half>
+  static reg load(const Half* p) { return _mm256_setr_pd(widen(p[0]), widen(p[1]), widen(p[2]), widen(p[3])); }
   template <class In>
   static reg load_part(const In* p, int n, T fill) {
+    if (n == 4) return load(p);
     alignas(32) double part[4];
     for (int i = 0; i < 4; ++i) part[i] = i < n ? static_cast<double>(widen(p[i])) : fill;
     return _mm256_load_pd(part);
   }
   static void store(double* p, reg v) { _mm256_storeu_pd(p, v); }
   static void store_part(double* p, reg v, int n) {
+    if (n == 4) return store(p, v);
     alignas(32) double part[4];
     store(part, v);
     for (int i = 0; i < n; ++i) p[i] = part[i];
@@ -135,6 +161,10 @@ struct Lanes<double> {
     const __m128i whole = _mm256_cvtpd_epi32(n);
     const __m128i half = _mm_srai_epi32(whole, 1);
     return mul(mul(a, power(half)), power(_mm_sub_epi32(whole, half)));
+  }
+  static reg scale_down(reg a, reg n) {  // n + 1087 in the low bits of a double: the exponent of 2^(n + 64)
+    const __m256i shifted = _mm256_slli_epi64(_mm256_castpd_si256(add(n, set(0x1.8p52 + 1087))), 52);
+    return mul(mul(a, _mm256_castsi256_pd(shifted)), set(0x1p-64));
   }
   static reg zero_where_zero(reg test, reg v) {
     return _mm256_and_pd(_mm256_cmp_pd(test, _mm256_setzero_pd(), _CMP_NEQ_UQ), v);

@@ -15,6 +15,7 @@ struct Lanes<float> {
   using T = float;
   using reg = __m512;
   static constexpr int width = 16;
+  static constexpr int together = 1;
 
   static __mmask16 mask(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
   static reg set(T x) { return _mm512_set1_ps(x); }
@@ -71,6 +72,7 @@ struct Lanes<float> {
   static reg copysign(reg a, reg s) { return _mm512_or_ps(abs(a), _mm512_and_ps(s, set(-0.0f))); }
   static reg round(reg a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static reg scale(reg a, reg n) { return _mm512_scalef_ps(a, n); }
+  static reg scale_down(reg a, reg n) { return scale(a, n); }
   static reg zero_where_zero(reg test, reg v) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, _mm512_setzero_ps(), _CMP_NEQ_UQ), v);
   }
@@ -84,6 +86,7 @@ struct Lanes<double> {
   using T = double;
   using reg = __m512d;
   static constexpr int width = 8;
+  static constexpr int together = 1;
 
   static __mmask8 mask(int n) { return static_cast<__mmask8>((1u << n) - 1u); }
   static reg set(T x) { return _mm512_set1_pd(x); }
@@ -115,6 +118,7 @@ struct Lanes<double> {
   static reg copysign(reg a, reg s) { return _mm512_or_pd(abs(a), _mm512_and_pd(s, set(-0.0))); }
   static reg round(reg a) { return _mm512_roundscale_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static reg scale(reg a, reg n) { return _mm512_scalef_pd(a, n); }
+  static reg scale_down(reg a, reg n) { return scale(a, n); }
   static reg zero_where_zero(reg test, reg v) {
     return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(test, _mm512_setzero_pd(), _CMP_NEQ_UQ), v);
   }

@@ -69,4 +69,10 @@ inline To narrowed(float x) {
   return out;
 }
 
+// Two vectors of adjacent numbers. Which lane holds which is the instruction set's choice, one for loads and stores.
+template <class L>
+struct Pair {
+  typename L::reg first, second;
+};
+
 }  // namespace xent::XENT_ISA

@@ -12,6 +12,7 @@ struct Lanes {
   using T = Number;
   using reg = Number;
   static constexpr int width = 1;
+  static constexpr int together = 1;
 
   static reg set(T x) { return x; }
   template <class In>
@@ -44,6 +45,7 @@ struct Lanes {
     return shifted - magic;
   }
   static reg scale(reg a, reg n) { return a == a ? std::ldexp(a, static_cast<int>(n == n ? n : T(0))) : a; }
+  static reg scale_down(reg a, reg n) { return scale(a, n); }
   static reg zero_where_zero(reg test, reg v) { return test == T(0) ? T(0) : v; }
   static reg first(reg v, int n) { return n > 0 ? v : T(0); }
   static T sum(reg v) { return v; }

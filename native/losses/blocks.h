@@ -94,6 +94,24 @@ inline void put(const RowArray& array, int64_t row, T value) {
   if (array.data != nullptr) static_cast<T*>(array.data)[row * array.stride] = value;
 }
 
+// Whether two vectors of this type have their own order of lanes.
+template <class L, class In>
+concept paired = requires(const In* p) { L::load_pair(p); };
+
+template <class L, class In>
+inline Pair<L> load_pair(const In* p) {
+  if constexpr (paired<L, In>) return L::load_pair(p);
+  else return {L::load(p), L::load(p + L::width)};
+}
+
+template <class L, bool streaming, class Out>
+inline void store_pair(Out* p, Pair<L> v) {
+  if constexpr (paired<L, Out> && streaming) L::stream_pair(p, v);
+  else if constexpr (paired<L, Out>) L::store_pair(p, v);
+  else if constexpr (streaming) L::stream(p, v.first), L::stream(p + L::width, v.second);
+  else L::store(p, v.first), L::store(p + L::width, v.second);
+}
+
 // One kind of number to another, contiguous, in place of a branch per element.
 template <class L, class In, class Out>
 inline void convert_line(const In* from, Out* to, int64_t n) {

@@ -4,6 +4,8 @@
 //   a = sum_c t_c,   and dL/dx = dL/dz scale (1 - (z / softcap)^2)
 #pragma once
 
+#include <type_traits>
+
 #include "cross_entropy_terms.h"
 
 namespace xent::XENT_ISA {
@@ -63,17 +65,25 @@ void gradient_block(const RowFactors<typename L::T>& factors, const In* z, const
     if constexpr (streaming) L::stream(g + i, v);
     else L::store(g + i, v);
   };
+  constexpr bool any_order = sums != Sums::weighted && std::is_same_v<In, Out>;
   int64_t i = 0;
   if constexpr (streaming) {  // up to the first aligned store
-    constexpr int64_t bytes = w * static_cast<int64_t>(sizeof(Out));
-    const int64_t head = (bytes - static_cast<int64_t>(reinterpret_cast<uintptr_t>(g) % bytes)) % bytes /
-                         static_cast<int64_t>(sizeof(Out));
-    i = smaller(head, n);
-    if (i > 0) part(0, static_cast<int>(i));
+    constexpr int64_t bytes = (any_order && paired<L, Out> ? 2 : 1) * w * static_cast<int64_t>(sizeof(Out));
+    const int64_t head = smaller(n, (bytes - static_cast<int64_t>(reinterpret_cast<uintptr_t>(g) % bytes)) % bytes /
+                                        static_cast<int64_t>(sizeof(Out)));
+    for (int left = 0; i < head; i += left) {
+      left = static_cast<int>(smaller(head - i, w));
+      part(i, left);
+    }
   }
   for (; i + 2 * w <= n; i += 2 * w) {
-    whole(i);
-    whole(i + w);
+    if constexpr (any_order) {
+      const Pair<L> v = load_pair<L>(z + i);
+      store_pair<L, streaming>(g + i, {lanes(v.first, L::set(0)), lanes(v.second, L::set(0))});
+    } else {
+      whole(i);
+      whole(i + w);
+    }
   }
   for (; i + w <= n; i += w) whole(i);
   if (i < n) part(i, static_cast<int>(n - i));

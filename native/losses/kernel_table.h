@@ -18,7 +18,11 @@ void apply(int function, const typename L::T* x, typename L::T* y, int64_t n) {
   for (int64_t i = 0; i < n; i += L::width) {
     const int left = static_cast<int>(smaller(n - i, L::width));
     const auto v = L::load_part(x + i, left, 0);
-    L::store_part(y + i, function == 0 ? exp<L>(v) : function == 1 ? tanh<L>(v) : log1p_to_one<L>(v), left);
+    const auto result = function == 0   ? exp<L>(v)
+                        : function == 1 ? tanh<L>(v)
+                        : function == 2 ? log1p_to_one<L>(v)
+                                        : exp_of_difference<L>(v);
+    L::store_part(y + i, result, left);
   }
 }
 

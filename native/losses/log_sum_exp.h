@@ -38,10 +38,11 @@ inline typename L::T top_of(const In* z, int64_t n) {
   auto a = L::set(-T(INFINITY)), b = a, c = a, d = a;
   int64_t i = 0;
   for (; i + 4 * w <= n; i += 4 * w) {
-    a = L::max(L::load(z + i), a);
-    b = L::max(L::load(z + i + w), b);
-    c = L::max(L::load(z + i + 2 * w), c);
-    d = L::max(L::load(z + i + 3 * w), d);
+    const auto low = load_pair<L>(z + i), high = load_pair<L>(z + i + 2 * w);
+    a = L::max(low.first, a);
+    b = L::max(low.second, b);
+    c = L::max(high.first, c);
+    d = L::max(high.second, d);
   }
   for (; i + w <= n; i += w) a = L::max(L::load(z + i), a);
   if (i < n) b = L::max(L::load_part(z + i, static_cast<int>(n - i), -T(INFINITY)), b);
@@ -54,11 +55,8 @@ struct Accumulators {
   using reg = typename L::reg;
   reg sum = L::set(0), spread = L::set(0), weighted = L::set(0), mass = L::set(0);
 
-  // n < width: only the first n lanes hold classes (their z is -inf beyond).
-  template <class In>
-  inline void fold(reg z, reg top, reg anchor, const T* t, int64_t at, int n) {
-    const reg difference = L::sub(z, top);
-    const reg e = exp_of_difference<L>(difference);
+  // z, its distance to the top and the exp of that; n < width: only the first n lanes hold classes (z is -inf beyond).
+  inline void add(reg z, reg difference, reg e, reg anchor, const T* t, int64_t at, int n) {
     sum = L::add(sum, e);
     if constexpr (entropy) spread = L::add(spread, L::zero_where_zero(e, L::mul(e, difference)));
     if constexpr (sums == Sums::plain) {
@@ -102,25 +100,37 @@ inline void raise_top(RowState<T>& state, T block_top) {
 
 // Below the piece's length sums stay in lanes, then go to double: a long row loses no digits, one lane or sixteen.
 template <class L, class In, Sums sums, bool entropy>
-inline void fold_piece(RowState<typename L::T>& state, const In* z, const typename L::T* t, int64_t n, const In* ahead) {
+inline void fold_piece(RowState<typename L::T>& state, const In* z_at, const typename L::T* t, int64_t n, const In* ahead) {
   using T = typename L::T;
   constexpr int w = L::width;
+  constexpr int step = L::together > 2 ? L::together : 2;
+  constexpr bool in_order = sums == Sums::weighted || sums == Sums::shares;
   const auto top = L::set(state.top == -T(INFINITY) ? T(0) : state.top);
   const auto anchor = L::set(state.anchor);
   Accumulators<L, sums, entropy> even, odd;
   int64_t i = 0;
-  for (; i + 2 * w <= n; i += 2 * w) {
-    if (ahead != nullptr) {
-      L::prefetch(ahead + i);
-      if constexpr (w * sizeof(In) >= 64) L::prefetch(ahead + i + w);
+  for (; i + step * w <= n; i += step * w) {
+    if (ahead != nullptr)
+      for (int64_t byte = 0; byte < step * w * static_cast<int64_t>(sizeof(In)); byte += 64)
+        L::prefetch(reinterpret_cast<const char*>(ahead + i) + byte);
+    typename L::reg z[step], difference[step], e[step];
+    for (int j = 0; j < step; j += 2) {
+      const Pair<L> v = in_order ? Pair<L>{L::load(z_at + i + j * w), L::load(z_at + i + (j + 1) * w)}
+                                 : load_pair<L>(z_at + i + j * w);
+      z[j] = v.first, z[j + 1] = v.second;
     }
-    even.template fold<In>(L::load(z + i), top, anchor, t, i, w);
-    odd.template fold<In>(L::load(z + i + w), top, anchor, t, i + w, w);
+    for (int j = 0; j < step; ++j) difference[j] = L::sub(z[j], top);
+    exp_of_differences<L>(difference, e);
+    for (int j = 0; j < step; j += 2) {
+      even.add(z[j], difference[j], e[j], anchor, t, i + j * w, w);
+      odd.add(z[j + 1], difference[j + 1], e[j + 1], anchor, t, i + (j + 1) * w, w);
+    }
   }
-  for (; i + w <= n; i += w) even.template fold<In>(L::load(z + i), top, anchor, t, i, w);
-  if (i < n) {
-    const int left = static_cast<int>(n - i);
-    odd.template fold<In>(L::load_part(z + i, left, -T(INFINITY)), top, anchor, t, i, left);
+  for (; i < n; i += w) {
+    const int left = static_cast<int>(smaller(n - i, w));
+    const auto z = L::load_part(z_at + i, left, -T(INFINITY));
+    const auto difference = L::sub(z, top);
+    odd.add(z, difference, exp_of_difference<L>(difference), anchor, t, i, left);
   }
   state.sum += static_cast<double>(L::sum(L::add(even.sum, odd.sum)));
   if constexpr (entropy) state.spread += static_cast<double>(L::sum(L::add(even.spread, odd.spread)));

@@ -52,18 +52,47 @@ inline Reduced<L> reduce_exp(typename L::reg x) {
   return {n, r};
 }
 
-// For x below the overflow threshold (the exponent of a softmax is never positive).
+template <class L>
+inline typename L::reg exp_of_rest(typename L::reg r) {
+  const auto tail = L::fma(horner<L>(ExpConstants<typename L::T>::q, r), r, L::set(1));
+  return L::fma(tail, r, L::set(1));
+}
+
+// For x <= 64: the exponent of a softmax is never positive, but for rounding.
 template <class L>
 inline typename L::reg exp_of_difference(typename L::reg x) {
-  using K = ExpConstants<typename L::T>;
-  const auto [n, r] = reduce_exp<L>(L::max(L::set(K::lowest), x));
-  const auto tail = L::fma(horner<L>(K::q, r), r, L::set(1));
-  return L::scale(L::fma(tail, r, L::set(1)), n);
+  const auto [n, r] = reduce_exp<L>(L::max(L::set(ExpConstants<typename L::T>::lowest), x));
+  return L::scale_down(exp_of_rest<L>(r), n);
+}
+
+// The same of several vectors, step by step through all of them where the processor's queues are too short to overlap
+// chains of twenty instructions by themselves (L::together > 1); bit by bit the same results.
+template <class L, int count>
+inline void exp_of_differences(const typename L::reg (&x)[count], typename L::reg (&y)[count]) {
+  if constexpr (L::together == 1) {
+    for (int j = 0; j < count; ++j) y[j] = exp_of_difference<L>(x[j]);
+  } else {
+    using K = ExpConstants<typename L::T>;
+    constexpr int terms = sizeof(K::q) / sizeof(K::q[0]);
+    typename L::reg n[count], r[count];
+    for (int j = 0; j < count; ++j) r[j] = L::max(L::set(K::lowest), x[j]);
+    for (int j = 0; j < count; ++j) n[j] = L::round(L::mul(r[j], L::set(K::inverse_ln2)));
+    for (int j = 0; j < count; ++j) r[j] = L::fnma(n[j], L::set(K::ln2_high), r[j]);
+    for (int j = 0; j < count; ++j) r[j] = L::fnma(n[j], L::set(K::ln2_low), r[j]);
+    for (int j = 0; j < count; ++j) y[j] = L::set(K::q[terms - 1]);
+    for (int i = terms - 2; i >= 0; --i)
+      for (int j = 0; j < count; ++j) y[j] = L::fma(y[j], r[j], L::set(K::q[i]));
+    for (int i = 0; i < 2; ++i)
+      for (int j = 0; j < count; ++j) y[j] = L::fma(y[j], r[j], L::set(1));
+    for (int j = 0; j < count; ++j) y[j] = L::scale_down(y[j], n[j]);
+  }
 }
 
 template <class L>
 inline typename L::reg exp(typename L::reg x) {
-  return exp_of_difference<L>(L::min(L::set(ExpConstants<typename L::T>::highest), x));
+  using K = ExpConstants<typename L::T>;
+  const auto [n, r] = reduce_exp<L>(L::min(L::set(K::highest), L::max(L::set(K::lowest), x)));
+  return L::scale(exp_of_rest<L>(r), n);
 }
 
 // exp(x) - 1 = 2^n (exp(r) - 1) + (2^n - 1), without cancellation; for x <= 0.

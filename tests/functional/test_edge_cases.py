@@ -234,3 +234,18 @@ def test_log_softmax_and_logsumexp(backend, dtype, case, function):
     unusual = () if bool(input.isfinite().all()) else ("grad.input",)
     unit = torch.finfo(stats_dtype(dtype)).eps
     assert_within_budget(truth, got, plain if dtype == stats_dtype(dtype) else {}, unit, skip=unusual)
+
+
+@backends
+@pytest.mark.parametrize("odd", [torch.inf, -torch.inf, torch.nan])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "z_loss": 0.01}, {"softcap": 5.0}], ids=str)
+def test_an_ignored_row_of_any_logits_has_no_gradient(backend, odd, options):
+    logits = torch.tensor([[1.0, odd, 0.0], [odd, odd, odd], [1.0, 2.0, 3.0]], requires_grad=True)
+    with running_on(backend, "cross_entropy", logits):
+        loss = xent.cross_entropy(logits, torch.tensor([-100, -100, 1]), **options)
+    loss.backward()
+    alone = logits.detach()[2:].requires_grad_()
+    with running_on(backend, "cross_entropy", alone):
+        xent.cross_entropy(alone, torch.tensor([1]), **options).backward()
+    assert logits.grad[:2].eq(0).all()
+    torch.testing.assert_close(logits.grad[2:], alone.grad)

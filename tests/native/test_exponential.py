@@ -14,11 +14,11 @@ ALL = 2**32
 PIECE = 2**24
 
 
-def exp_error_in_ulp(bits: np.ndarray) -> float:
+def exp_error_in_ulp(bits: np.ndarray, function: str = "exp") -> float:
     """Largest error over the float32 of these bits; asserts the special values."""
     x = bits.view(np.float32)
     got = np.empty_like(x)
-    _kernels.apply("exp", x, got)
+    _kernels.apply(function, x, got)
     with np.errstate(all="ignore"):
         truth = np.exp(x.astype(np.float64))
         rounded = truth.astype(np.float32)
@@ -38,6 +38,14 @@ def test_exp_near_its_limits_and_in_the_used_range(isa: str) -> None:
     pieces = [(0xC2D00000, 2**18), (0xC2AE0000, 2**18), (0x42B00000, 2**18), (0xBF000000, 2**18), (0, 2**16)]
     for start, count in pieces:
         assert exp_error_in_ulp(np.arange(start, start + count, dtype=np.uint32)) <= EXP_ULP
+
+
+def test_exp_of_a_difference(isa: str) -> None:
+    """The form inside a softmax, for every 499th number up to 64, NaN and −∞ included."""
+    bits = np.arange(0, ALL, 499, dtype=np.uint64).astype(np.uint32)
+    with np.errstate(invalid="ignore"):
+        taken = ~(bits.view(np.float32) > 64)
+    assert exp_error_in_ulp(bits[taken], "exp_of_difference") <= EXP_ULP
 
 
 @pytest.mark.slow

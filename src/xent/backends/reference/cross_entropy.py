@@ -18,13 +18,13 @@ from xent.terms import LossTerms
 
 def rows(problem: Rows) -> tuple[Tensor, Tensor]:
     """Loss and weight of every row, each (*rows)."""
-    z = scaled_logits(problem.logits, problem.terms, problem.stats_dtype)
+    z = scaled_logits(_counted_logits(problem), problem.terms, problem.stats_dtype)
     return _loss_and_weight(problem, z, z.log_softmax(-1))
 
 
 def rows_with_stats(problem: Rows) -> RowStats:
     """Loss, weight and statistics of every row."""
-    z = scaled_logits(problem.logits, problem.terms, problem.stats_dtype)
+    z = scaled_logits(_counted_logits(problem), problem.terms, problem.stats_dtype)
     log_p = z.log_softmax(-1)
     loss, weight = _loss_and_weight(problem, z, log_p)
     counted = counted_mask(problem)
@@ -40,6 +40,12 @@ def rows_with_stats(problem: Rows) -> RowStats:
         correct=is_true if counted is None else is_true & counted,
         weight=weight,
     )
+
+
+def _counted_logits(problem: Rows) -> Tensor:
+    """The logits with zeros in ignored rows: an infinity there would make 0 · ∞ of a gradient that is masked later."""
+    counted = counted_mask(problem)
+    return problem.logits if counted is None else problem.logits.masked_fill(~counted.unsqueeze(-1), 0)
 
 
 def scaled_logits(logits: Tensor, terms: LossTerms, dtype: torch.dtype) -> Tensor:

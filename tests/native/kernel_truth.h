@@ -1,0 +1,12 @@
+// Results of one instruction set against long double. Each function prints what exceeds its bound and returns how often.
+#pragma once
+
+#include "kernels.h"
+
+namespace driver {
+
+int check_functions(const xent::KernelTable& k, int thinning);  // exp, tanh, log1p
+int check_losses(const xent::KernelTable& k, int thinning);  // every loss, dtype, layout, odd sizes, Nth options
+int check_special_values(const xent::KernelTable& k);  // NaN and infinities end where the scalar kernels have them
+
+}  // namespace driver
