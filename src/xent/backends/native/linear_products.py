@@ -96,7 +96,7 @@ PLATFORM = Products()
 
 
 def _panels(a: Tensor, b: Tensor) -> list[slice]:
-    """Columns of a product that are made at a time: the few rows of `a` stay in the cache over a panel of a wide `b`."""
+    """Columns of a product that are made at a time: few rows of `a` stay in the cache over a panel of a wide `b`."""
     (height, depth), width = a.shape, b.shape[1]
     if a.dtype != torch.float32 or height > _PANEL_ROWS or width <= 2 * _PANEL or b.stride(0) > b.stride(1):
         return [slice(None)]
