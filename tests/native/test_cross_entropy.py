@@ -23,9 +23,9 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 EPS = {torch.float32: 2.0**-24, torch.float64: 2.0**-53, torch.bfloat16: 2.0**-9, torch.float16: 2.0**-12}
 SLACK = 16  # roundings: exponential, sum in lanes, logarithm, product with the upstream gradient, last rounding
 FLOOR = 0.25  # a gradient of almost 0 is still a difference of probabilities, and a loss one of logits
-# For float64 the truth is torch's own float64 gradient, a sum over the classes: against 80-bit arithmetic it was off by
-# up to 95 units of rounding at 4095 classes and 160 at 8200 in ten draws (AVX2; 23 with AVX-512), where the kernels were
-# off by 2, which test_float64_against_80_bits holds them to.
+# For float64 the truth is torch's own float64 gradient, a sum over the classes: against 80-bit arithmetic it was off
+# by up to 95 units of rounding at 4095 classes and 160 at 8200 in ten draws (AVX2; 23 with AVX-512), where the kernels
+# were off by 2, which test_float64_against_80_bits holds them to.
 TRUTH_ERROR = 80
 CLASSES_PER_TRUTH_ERROR = 25
 
