@@ -24,6 +24,7 @@ _HOME_OF = {
     "TokenLogprobs": "xent.functional",
     "explain": "xent.inspection",
     "Explanation": "xent.inspection",
+    "doctor": "xent.inspection",
     "LossTerms": "xent.terms",
     "SparseTarget": "xent.sparse_target",
     "backend": "xent.ops",
@@ -46,6 +47,7 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "choices",
     "cross_entropy",
+    "doctor",
     "errors",
     "explain",
     "functional",
@@ -74,7 +76,7 @@ if TYPE_CHECKING:
         nll_loss,
         token_logprobs,
     )
-    from xent.inspection import Explanation, explain
+    from xent.inspection import Explanation, doctor, explain
     from xent.ops import backend, choices
     from xent.sparse_target import SparseTarget
     from xent.terms import LossTerms
