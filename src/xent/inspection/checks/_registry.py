@@ -9,7 +9,7 @@ from xent.errors import OptionError
 from xent.inspection.checks._rule import Rule
 
 # The file (in this folder) of each family: its RULES tuple is listed in this order.
-FAMILIES = ("_softmaxes",)
+FAMILIES = ("_softmaxes", "_gradients_over_steps")
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from xent.inspection._nodes import Edge
+from xent.inspection._term import Term
 from xent.inspection.examination import _values
 from xent.inspection.examination._call_site import CallSite
 from xent.inspection.examination._finding import NotChecked
@@ -21,6 +22,26 @@ from xent.inspection.examination._provenance import (
     provenance_of,
     provenance_of_edge,
 )
+
+
+@dataclass(eq=False, kw_only=True)
+class LossTable:
+    """The logits of a loss that was found in a graph, or its log-probabilities, as far as the graph keeps them.
+
+    Attributes:
+        edge: the node that made the input; None where that has no graph.
+        shape, class_dim: of the input.
+        log_probs: ln p, as kept.
+        node: the loss's own node.
+        term: the loss as `explain` reads it, where it was written by hand.
+    """
+
+    edge: Edge | None
+    shape: tuple[int, ...]
+    class_dim: int
+    log_probs: Tensor | None = None
+    node: Edge | None = None
+    term: Term | None = None
 
 
 @dataclass(eq=False, kw_only=True)
@@ -39,6 +60,8 @@ class LossCall:
         number: the how-manieth call at this line, from 1.
         sampled: whether expensive checks are due (calls 1, 2, 3, 5, 10, 20, 50, …).
         grad_enabled: whether the graph was being recorded.
+        was_seen: of a loss found in a graph: whether its function's call was observed too.
+        table: of a loss found in a graph: what its nodes keep.
     """
 
     name: str
@@ -50,8 +73,8 @@ class LossCall:
     number: int = 1
     sampled: bool = True
     grad_enabled: bool = True
-    input_edge: Edge | None = None
-    kept_log_probs: Tensor | None = None
+    was_seen: bool = True
+    table: LossTable | None = None
 
     @property
     def input(self) -> Tensor:
@@ -107,14 +130,16 @@ class LossCall:
         """The shape of the input, as far as the call or the graph knows it."""
         if self.has_input:
             return tuple(self.input.shape)
-        if self.input_edge is not None:
-            return self.input_edge.shape
+        if self.table is not None:
+            return self.table.shape
         raise NotChecked("the graph did not keep the logits")
 
     @cached_property
     def class_dim(self) -> int:
         """Where the loss looks for the classes: 0 for one row, else 1, or xent's `dim=`."""
         rank = len(self.shape)
+        if self.table is not None:
+            return self.table.class_dim
         dim = self.arguments.get("dim")
         if dim is not None:
             return dim % rank
@@ -141,22 +166,27 @@ class LossCall:
         Raises:
             NotChecked: there is no graph.
         """
-        if self.input_edge is not None:
-            return provenance_of_edge(self.input_edge)
+        if self.table is not None and self.table.edge is not None:
+            return provenance_of_edge(self.table.edge)
         return provenance_of(self.input)
 
     @cached_property
     def embedded_ids(self) -> list[Tensor]:
         """The index tensors of all embeddings behind the input; empty if there are none."""
-        edge = self._edge()
-        return [] if edge is None else embedded_ids_behind(edge)
+        return embedded_ids_behind(self.edge)
 
-    def _edge(self) -> Edge | None:
-        if self.input_edge is not None:
-            return self.input_edge
+    @property
+    def edge(self) -> Edge:
+        """The node that made the input.
+
+        Raises:
+            NotChecked: there is no graph.
+        """
+        if self.table is not None and self.table.edge is not None:
+            return self.table.edge
         if self.input.grad_fn is None:
-            raise NotChecked("no graph: computed under no_grad" if not self.grad_enabled else
-                             "no graph: the logits need no gradient")  # fmt: skip
+            raise NotChecked("no graph: the logits need no gradient" if self.grad_enabled else
+                             "no graph: computed under no_grad")  # fmt: skip
         return Edge(self.input.grad_fn, self.input.output_nr)
 
     def rows(self, most: int = 4096) -> Tensor:
@@ -181,8 +211,8 @@ class LossCall:
         Raises:
             NotChecked: as `rows`.
         """
-        if self.kept_log_probs is not None:
-            return _values.rows(self.kept_log_probs, self.class_dim, most)
+        if self.table is not None and self.table.log_probs is not None:
+            return _values.rows(self.table.log_probs, self.class_dim, most)
         found = self.rows(most)
         return found if self.name in ("nll_loss", "kl_div") else found.float().log_softmax(-1)
 

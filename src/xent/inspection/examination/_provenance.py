@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from xent.inspection._nodes import Edge, kind_of, signed
@@ -94,8 +93,7 @@ def provenance_of(tensor: Tensor) -> Provenance:
     if tensor.grad_fn is None:
         if tensor.requires_grad:
             return Provenance((), None)
-        raise NotChecked("no graph: " + ("computed under no_grad" if not torch.is_grad_enabled() else
-                                         "the logits need no gradient"))  # fmt: skip
+        raise NotChecked("no graph behind the logits")
     return provenance_of_edge(Edge(tensor.grad_fn, tensor.output_nr))
 
 

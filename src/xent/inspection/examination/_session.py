@@ -51,8 +51,10 @@ class Session:
         self.report = Report()
         self._lock = threading.RLock()
         self._places: dict[tuple[CodeType, int] | None, Place] = {}
+        self._sites: dict[tuple[CodeType, int] | None, CallSite | None] = {}
         self._findings: dict[tuple[str, str | None, int | None, str], Finding] = {}
         self._judged: set[str] = set()
+        self._since_step = 0
         self._reasons: dict[str, Counter[str]] = {}
         self._watchers = [(rule, rule.watcher(self.run)) for rule in rules if rule.watcher is not None]
         self._on_call = [rule for rule in rules if rule.at_loss_call is not None]
@@ -77,10 +79,18 @@ class Session:
         place.number += 1
         return place
 
+    def known_site(self, frame: FrameType | None) -> CallSite | None:
+        """The line that a frame is at."""
+        key = key_of(frame)
+        if key not in self._sites:
+            if len(self._sites) >= _MOST_PLACES:
+                return site_of(frame)
+            self._sites[key] = site_of(frame)
+        return self._sites[key]
+
     def loss_called(self, call: LossCall) -> None:
         """A loss function returned or raised."""
         with self._lock:
-            self.run.num_calls[call.name] += 1
             if call.error is not None:
                 for rule in self.rules:
                     if rule.at_error is not None and (not rule.functions or call.name in rule.functions):
@@ -92,14 +102,50 @@ class Session:
                     self._judge(rule, rule.at_loss_call, call, call.site)
             self._tell("at_loss_call", call)
 
+    def backward_begins(self) -> bool:
+        """Count a backward pass; whether its graph is read.
+
+        Sampled are all backwards of steps 1, 2, 3, 5, 10, … (many in one step: the first 16, then ever fewer).
+        """
+        self.run.num_backwards += 1
+        self._since_step += 1
+        return is_sampled(self.run.num_steps + 1) and (self._since_step <= 16 or is_sampled(self._since_step))
+
+    def step_begins(self) -> None:
+        """Count an optimizer step."""
+        self.run.num_steps += 1
+        self._since_step = 0
+
+    def backward(self, event: BackwardCall) -> None:
+        """A backward pass is about to run: losses written by hand are judged now, then the run's rules hear of it."""
+        with self._lock:
+            if event.sampled:
+                for call in self._unseen_losses(event):
+                    self.run.num_calls[call.name] += 1
+                    self.loss_called(call)
+            self._tell("at_backward", event)
+
+    def _unseen_losses(self, event: BackwardCall) -> list[LossCall]:
+        try:
+            return [call for call in event.loss_calls if not call.was_seen]
+        except Exception:
+            if self.strict:
+                raise
+            return []
+
     def tell(self, method: str, event: BackwardCall | OptimizerStep | GradientEvent) -> None:
         """Give an event of a run to the watchers."""
         with self._lock:
             self._tell(method, event)
 
-    def wants(self, method: str) -> bool:
-        """Whether any rule listens to an event."""
-        return bool(self._listeners[method])
+    @property
+    def hears_every_call(self) -> bool:
+        """Whether calls that are not sampled matter to a rule."""
+        return bool(self._always or self._listeners["at_loss_call"])
+
+    def hears(self, *methods: str) -> bool:
+        """Whether any rule listens to one of these events."""
+        return any(self._listeners[method] for method in methods)
 
     def _tell(self, method: str, event: LossCall | BackwardCall | OptimizerStep | GradientEvent) -> None:
         for rule, listen in self._listeners[method]:
