@@ -62,7 +62,10 @@ class Rule:
         functions: losses it applies to ("cross_entropy", …); a run without a call of one leaves the rule unchecked.
         needs: what must be there for it, in words ("a graph", "values that can be read", …).
         at_loss_call: judges one call of a loss.
-        at_error: judges a call at which torch raised (`call.error`), beside which the report prints what it finds.
+        at_error: judges a call at which torch raised (`call.error`), beside which the report prints what it finds; a
+            call that torch let pass counts as checked if there is no `at_loss_call`.
+        before_call: judges a call on an accelerator before its kernel runs, at sampled calls: a kernel that is given a
+            wrong class index there ends the process.
         every_call: whether `at_loss_call` is cheap enough (below 5 µs) for every call, not only the sampled ones.
         watcher: makes the judge of a run.
         example: a mistaken program of a few lines that runs and gives this finding.
@@ -77,6 +80,7 @@ class Rule:
     needs: tuple[str, ...] = ()
     at_loss_call: CallCheck | None = None
     at_error: CallCheck | None = None
+    before_call: CallCheck | None = None
     every_call: bool = False
     watcher: Callable[[Run], Watcher] | None = None
     example: str = ""

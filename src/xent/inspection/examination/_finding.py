@@ -42,7 +42,15 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One mistake at one place, with how often it was seen there."""
+    """One mistake at one place, with how often it was seen there.
+
+    Attributes:
+        rule, severity, certainty, message, fix, proof, values: as the rule says.
+        file, line, code: where, and the text of the line.
+        called_from: the user's own file and line, where `file` belongs to an installed package.
+        raised: torch's exception and its message, where it raised.
+        count: in how many of the calls that were looked at.
+    """
 
     rule: str
     severity: Severity
@@ -54,6 +62,7 @@ class Finding:
     line: int | None = None
     code: str = ""
     called_from: str = ""
+    raised: str = ""
     count: int = 1
     values: Mapping[str, Number] = field(default_factory=dict)
 
@@ -65,7 +74,8 @@ class Finding:
     def to_dict(self) -> dict[str, Any]:
         """The finding as JSON has it."""
         names = ("rule", "severity", "certainty", "message", "fix", "file", "line", "count")
-        return {**{name: getattr(self, name) for name in names}, "values": dict(self.values)}
+        found = {**{name: getattr(self, name) for name in names}, "values": dict(self.values)}
+        return {**found, "message": f"torch raised {self.raised} {self.message}"} if self.raised else found
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}: " if self.file else ""

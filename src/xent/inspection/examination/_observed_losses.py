@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -14,7 +14,7 @@ from xent.inspection.examination import _sessions
 from xent.inspection.examination._arguments import bound
 from xent.inspection.examination._events import LossCall
 from xent.inspection.examination._from_graph import mark_as_seen
-from xent.inspection.examination._session import is_sampled
+from xent.inspection.examination._session import Session, is_sampled
 
 Origin = Literal["torch", "xent"]
 
@@ -27,15 +27,18 @@ def observed(name: str, origin: Origin) -> Callable[[Callable[..., Any]], Callab
         def observed_loss(*args: Any, **kwargs: Any) -> Any:
             if not _sessions.at_work():
                 return _plain(original, args, kwargs)
+            call = _Observed(name, origin, original, args, kwargs)
+            if call.on_accelerator:
+                call.before()
             _sessions.enter()
             try:
                 output = _plain(original, args, kwargs)
             except Exception as error:
-                _loss_called(name, origin, original, args, kwargs, None, error)
+                call.after(None, error)
                 raise
             finally:
                 _sessions.leave()
-            _loss_called(name, origin, original, args, kwargs, output, None)
+            call.after(output, None)
             return output
 
         observed_loss.__script_if_tracing_wrapper = True  # type: ignore[attr-defined]  (torch.jit.script takes
@@ -55,26 +58,45 @@ def _plain(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     return original(*args, **kwargs)
 
 
-def _loss_called(
-    name: str, origin: Origin, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
-    output: Any, error: BaseException | None,
-) -> None:  # fmt: skip
-    frame, graded = _sessions.caller(), torch.is_grad_enabled()
-    loss = output[0] if isinstance(output, tuple) else output
-    loss = loss if isinstance(loss, Tensor) else None
-    if loss is not None and loss.grad_fn is not None:
-        mark_as_seen(loss)
-    sessions = _sessions.all_sessions()
-    arguments: dict[str, Any] | None = None
-    for session in sessions:
-        place = session.place(frame)
-        session.run.num_calls[name] += 1
-        sampled = error is not None or is_sampled(place.number)
-        if not sampled and not session.hears_every_call:
-            continue
-        if arguments is None:
-            arguments = bound(original, args, kwargs)
-        call = LossCall(name=name, origin=origin, arguments=arguments, output=loss, error=error, site=place.site,
-                        number=place.number, sampled=sampled, grad_enabled=graded)  # fmt: skip
-        with _sessions.quiet():
-            session.loss_called(call)
+class _Observed:
+    """One call, told to every session."""
+
+    def __init__(
+        self, name: str, origin: Origin, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self._name, self._origin = name, origin
+        self._original, self._args, self._kwargs = original, args, kwargs
+        self._graded = torch.is_grad_enabled()
+        frame = _sessions.caller()
+        self._places = [(session, session.place(frame)) for session in _sessions.all_sessions()]
+        self._numbers = [place.number for _, place in self._places]  # another thread may be at the same line
+        self.on_accelerator = any(isinstance(each, Tensor) and not each.is_cpu for each in args)
+
+    def before(self) -> None:
+        """On an accelerator."""
+        for session, call in self._calls(None, None):
+            if call.sampled:
+                with _sessions.quiet():
+                    session.about_to_call(call)
+
+    def after(self, output: Any, error: BaseException | None) -> None:
+        """It returned or raised."""
+        loss = output[0] if isinstance(output, tuple) else output
+        loss = loss if isinstance(loss, Tensor) else None
+        if loss is not None and loss.grad_fn is not None:
+            mark_as_seen(loss)
+        for session, call in self._calls(loss, error):
+            session.run.num_calls[self._name] += 1
+            if call.sampled or session.hears_every_call:
+                with _sessions.quiet():
+                    session.loss_called(call)
+
+    def _calls(self, loss: Tensor | None, error: BaseException | None) -> Iterator[tuple[Session, LossCall]]:
+        arguments: dict[str, Any] | None = None
+        for (session, place), number in zip(self._places, self._numbers, strict=True):
+            sampled = error is not None or is_sampled(number)
+            if arguments is None and (sampled or session.hears_every_call):
+                arguments = bound(self._original, self._args, self._kwargs)
+            yield session, LossCall(name=self._name, origin=self._origin, arguments=arguments or {}, output=loss,
+                                    error=error, site=place.site, number=number, sampled=sampled,
+                                    grad_enabled=self._graded)  # fmt: skip

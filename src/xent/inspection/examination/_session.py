@@ -55,10 +55,12 @@ class Session:
         self._findings: dict[tuple[str, str | None, int | None, str], Finding] = {}
         self._judged: set[str] = set()
         self._since_step = 0
+        self._error_words = ""
         self._reasons: dict[str, Counter[str]] = {}
         self._watchers = [(rule, rule.watcher(self.run)) for rule in rules if rule.watcher is not None]
         self._on_call = [rule for rule in rules if rule.at_loss_call is not None]
         self._always = [rule for rule in self._on_call if rule.every_call]
+        self._errors_only = [rule for rule in rules if rule.at_error is not None and rule.at_loss_call is None]
         self._listeners = {name: self._overriding(name) for name in _WATCHED}
 
     def _overriding(self, method: str) -> list[tuple[Rule, Callable[..., Any]]]:
@@ -92,15 +94,32 @@ class Session:
         """A loss function returned or raised."""
         with self._lock:
             if call.error is not None:
-                for rule in self.rules:
-                    if rule.at_error is not None and (not rule.functions or call.name in rule.functions):
-                        self._judge(rule, rule.at_error, call, call.site)
+                self._raised(call)
                 return
             for rule in self._on_call if call.sampled else self._always:
-                if not rule.functions or call.name in rule.functions:
-                    assert rule.at_loss_call is not None
+                if rule.at_loss_call is not None and self._applies(rule, call):
                     self._judge(rule, rule.at_loss_call, call, call.site)
+            if call.sampled and call.output is not None:
+                self._judged.update(rule.slug for rule in self._errors_only if self._applies(rule, call))
             self._tell("at_loss_call", call)
+
+    def about_to_call(self, call: LossCall) -> None:
+        """A loss function is about to run on an accelerator."""
+        with self._lock:
+            for rule in self.rules:
+                if rule.before_call is not None and self._applies(rule, call):
+                    self._judge(rule, rule.before_call, call, call.site)
+
+    @staticmethod
+    def _applies(rule: Rule, call: LossCall) -> bool:
+        return not rule.functions or call.name in rule.functions
+
+    def _raised(self, call: LossCall) -> None:
+        self._error_words = f"{type(call.error).__name__}: {str(call.error).splitlines()[0] if str(call.error) else ''}"
+        for rule in self.rules:
+            if rule.at_error is not None and self._applies(rule, call):
+                self._judge(rule, rule.at_error, call, call.site)
+        self._error_words = ""
 
     def backward_begins(self) -> bool:
         """Count a backward pass; whether its graph is read.
@@ -183,7 +202,8 @@ class Session:
             self._findings[key] = Finding(
                 rule=rule.slug, severity=severity, certainty=certainty, message=found.message, fix=found.fix,
                 proof=found.proof, file=file, line=line, code=site.code if site else "",
-                called_from=site.called_from if site else "", values=dict(found.values),
+                called_from=site.called_from if site else "", raised=self._error_words,
+                values=dict(found.values),
             )  # fmt: skip
 
     def end(self) -> Report:
@@ -196,7 +216,7 @@ class Session:
 
     def _write(self) -> None:
         found = sorted(self._findings.values(), key=lambda each: _ORDER[each.severity])
-        self.report.findings = tuple(found)
+        self.report.findings, self.report.finished = tuple(found), True
         known = {each.rule for each in found} | self._judged
         self.report.checked = tuple(rule.slug for rule in self.rules if rule.slug in known)
         self.report.unchecked = tuple(
