@@ -14,7 +14,17 @@ if TYPE_CHECKING:
     from xent.inspection.checks._rule import Rule
 
 # The file (in this folder) of each family; it ends with RULES.
-FAMILIES = ("_softmaxes", "_gradients_over_steps", "_targets")
+FAMILIES = (
+    "_softmaxes",
+    "_sigmoids",
+    "_log_probs",
+    "_normalised_dims",
+    "_class_dims",
+    "_target_forms",
+    "_probability_targets",
+    "_targets",
+    "_gradients_over_steps",
+)
 # Every slug, in the order in which it is listed; known without torch, so that a wrong --mute is told at once.
 CATALOGUE = (
     "softmax-before-cross-entropy",
