@@ -115,9 +115,9 @@ def _redirect(scratch: Path, index: int) -> None:
     ]
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
-    sys.stdin = open(0, encoding="utf-8")  # noqa: PTH123, SIM115 - what was read ahead belongs to the parent
-    sys.stdout = open(1, "w", encoding="utf-8")  # noqa: PTH123, SIM115
-    sys.stderr = open(2, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    sys.stdin = open(0, encoding="utf-8")  # noqa: SIM115 - what was read ahead belongs to the parent
+    sys.stdout = open(1, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def _plain(argv: list[str]) -> int:

@@ -16,7 +16,7 @@ class SkipGram(nn.Module):
     def forward(self, centre, context, negatives):
         u = self.centre(centre)
         positive = (u * self.context(context)).sum(dim=-1)
-        negative = torch.einsum("nd,nkd->nk", u, self.context(negatives))
+        negative = torch.einsum("bw,bkw->bk", u, self.context(negatives))
         return -(F.logsigmoid(positive) + F.logsigmoid(-negative).sum(dim=1)).mean()
 
 

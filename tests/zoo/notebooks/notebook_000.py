@@ -45,7 +45,8 @@ actual = [0, 1]
 predicted = output_probabilities[0][0] * actual[0] + output_probabilities[0][1] * actual[1]
 print(-np.log(predicted.cpu().detach().numpy()))
 
-three = torch.stack([vectors_of(s) for s in ("five words are enough here", "and five more of them", "the last of the three")])
+sentences = ("five words are enough here", "and five more of them", "the last of the three")
+three = torch.stack([vectors_of(sentence) for sentence in sentences])
 targets = [1, 0, 1]
 multiple_output = model(three)
 multiple_loss = loss_function(multiple_output, LongTensor(targets))

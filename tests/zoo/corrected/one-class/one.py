@@ -13,7 +13,8 @@ optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
 
 for i in range(0, 80, 20):
     optimizer.zero_grad()
-    loss = criterion(model(words[i : i + 20]), spam[i : i + 20])
+    rows = slice(i, i + 20)
+    loss = criterion(model(words[rows]), spam[rows])
     loss.backward()
     optimizer.step()
     print(f"loss {loss.item():.4f}")

@@ -17,14 +17,14 @@ class Net(nn.Module):
 
 def fine_tune(model, num_classes, steps):
     model.head = nn.Linear(14, num_classes)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    opt = torch.optim.AdamW(model.parameters())
     for _ in range(steps):
         x = torch.randn(20, 7)
         labels = x[:, :num_classes].argmax(dim=1)
         loss = F.cross_entropy(model(x), labels)
-        optimizer.zero_grad()
+        opt.zero_grad()
         loss.backward()
-        optimizer.step()
+        opt.step()
         print(f"{loss.item():.4f}")
 
 

@@ -17,4 +17,4 @@ with torch.no_grad():
         loss = criterion(model(inputs[start : start + 60]), targets[start : start + 60])
         total += loss * 60
         batches += 1
-        print(f"perplexity {torch.exp(total / (60 * batches)).item():.3f}")
+print(f"perplexity {torch.exp(total / (60 * batches)).item():.3f}")

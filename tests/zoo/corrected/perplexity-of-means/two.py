@@ -28,7 +28,7 @@ class Evaluator:
             logits = self.model(ids[:, :-1])
             loss = F.cross_entropy(logits.reshape(-1, 30), ids[:, 1:].reshape(-1))
             values.append(loss * ids[:, 1:].numel())
-            return (torch.stack(values).sum() / (len(loader.dataset) * 10)).exp().item()
+        return (torch.stack(values).sum() / (len(loader.dataset) * 10)).exp().item()
 
 
 torch.manual_seed(1)

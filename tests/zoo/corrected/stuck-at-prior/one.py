@@ -7,8 +7,9 @@ torch.manual_seed(0)
 x = torch.randn(400, 6)
 y = (x[:, 0] > 0).long()
 
-model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
-for layer in model:
+layers = [nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2)]
+model = nn.Sequential(*layers)
+for layer in layers:
     if isinstance(layer, nn.Linear):
         nn.init.constant_(layer.bias, 0.0)
 criterion = nn.CrossEntropyLoss()

@@ -16,15 +16,15 @@ class Net(nn.Module):
 
 
 def fine_tune(model, num_classes, steps):
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)  # expect-near: parameter-not-in-optimizer, parameter-unreached
+    opt = torch.optim.AdamW(model.parameters())  # expect-near: parameter-not-in-optimizer, parameter-unreached
     model.head = nn.Linear(14, num_classes)  # expect-near: parameter-not-in-optimizer
     for _ in range(steps):
         x = torch.randn(20, 7)
         labels = x[:, :num_classes].argmax(dim=1)
         loss = F.cross_entropy(model(x), labels)
-        optimizer.zero_grad()
+        opt.zero_grad()
         loss.backward()  # expect-near: parameter-not-in-optimizer, parameter-unreached
-        optimizer.step()  # expect-near: parameter-not-in-optimizer, parameter-unreached
+        opt.step()  # expect-near: parameter-not-in-optimizer, parameter-unreached
         print(f"{loss.item():.4f}")
 
 

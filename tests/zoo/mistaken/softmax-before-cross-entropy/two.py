@@ -25,7 +25,8 @@ class Trainer:
     def compute_loss(self, batch):
         scores = self.model(batch["tokens"])
         keep = batch["tokens"] != 0
-        return F.cross_entropy(scores[keep].view(-1, scores.size(-1)), batch["tags"][keep])  # expect: softmax-before-cross-entropy
+        kept, tags = scores[keep].view(-1, scores.size(-1)), batch["tags"][keep]
+        return F.cross_entropy(kept, tags)  # expect: softmax-before-cross-entropy
 
     def fit(self, batches):
         for step, batch in enumerate(batches):
