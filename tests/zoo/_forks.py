@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-TIMEOUT = 60.0  # seconds for one program; the slowest takes about two
+TIMEOUT = 20.0  # seconds for one program; the slowest takes about two
 
 
 @dataclass(frozen=True)
