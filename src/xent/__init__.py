@@ -24,6 +24,10 @@ _HOME_OF = {
     "TokenLogprobs": "xent.functional",
     "explain": "xent.inspection",
     "Explanation": "xent.inspection",
+    "Finding": "xent.inspection",
+    "Report": "xent.inspection",
+    "check": "xent.inspection",
+    "doctor": "xent.inspection",
     "LossTerms": "xent.terms",
     "SparseTarget": "xent.sparse_target",
     "backend": "xent.ops",
@@ -34,7 +38,9 @@ _SUBMODULES = ("errors", "functional", "nn", "ops")
 
 __all__ = [
     "Explanation",
+    "Finding",
     "LossTerms",
+    "Report",
     "RowStats",
     "SparseTarget",
     "TokenLogprobs",
@@ -44,8 +50,10 @@ __all__ = [
     "backend",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "check",
     "choices",
     "cross_entropy",
+    "doctor",
     "errors",
     "explain",
     "functional",
@@ -74,7 +82,7 @@ if TYPE_CHECKING:
         nll_loss,
         token_logprobs,
     )
-    from xent.inspection import Explanation, explain
+    from xent.inspection import Explanation, Finding, Report, check, doctor, explain
     from xent.ops import backend, choices
     from xent.sparse_target import SparseTarget
     from xent.terms import LossTerms

@@ -92,7 +92,7 @@ def explain(
             return explained_arguments(loss, target, weight, kind, terms, names)
     _check_loss(loss, weight, terms)
     with torch.enable_grad():
-        return _explained_graph(loss, names)
+        return explained_graph(loss, names)
 
 
 def _check_loss(loss: object, weight: Tensor | None, terms: dict[str, Any]) -> None:
@@ -116,7 +116,7 @@ def _check_loss(loss: object, weight: Tensor | None, terms: dict[str, Any]) -> N
         raise NotExplained("loss has no graph", why, BY_ARGUMENTS)
 
 
-def _explained_graph(loss: Tensor, names: Names) -> Explanation:
+def explained_graph(loss: Tensor, names: Names) -> Explanation:
     fold = Fold()
     try:
         derived = fold.whole(edge_of(loss))

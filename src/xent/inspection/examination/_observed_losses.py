@@ -1,0 +1,102 @@
+"""Calls of loss functions, seen when they return or raise."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
+
+from xent.inspection.examination import _sessions
+from xent.inspection.examination._arguments import bound
+from xent.inspection.examination._events import LossCall
+from xent.inspection.examination._from_graph import mark_as_seen
+from xent.inspection.examination._session import Session, is_sampled
+
+Origin = Literal["torch", "xent"]
+
+
+def observed(name: str, origin: Origin) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Wrap a loss function."""
+
+    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original, assigned=("__name__", "__qualname__", "__doc__"))
+        def observed_loss(*args: Any, **kwargs: Any) -> Any:
+            if not _sessions.at_work():
+                return _plain(original, args, kwargs)
+            call = _Observed(name, origin, original, args, kwargs)
+            if call.on_accelerator:
+                call.before()
+            _sessions.enter()
+            try:
+                output = _plain(original, args, kwargs)
+            except Exception as error:
+                call.after(None, error)
+                raise
+            finally:
+                _sessions.leave()
+            call.after(output, None)
+            return output
+
+        observed_loss.__script_if_tracing_wrapper = True  # type: ignore[attr-defined]  (torch.jit.script takes
+        observed_loss.__original_fn = original  # type: ignore[attr-defined]             the original then)
+        return observed_loss
+
+    return wrap
+
+
+def _plain(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The function itself; subclasses and modes are shown the original, which they may know by identity."""
+    if torch.compiler.is_compiling():
+        return original(*args, **kwargs)
+    tensors = tuple(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+    if has_torch_function(tensors) and original.__module__.startswith("torch"):
+        return handle_torch_function(original, tensors, *args, **kwargs)
+    return original(*args, **kwargs)
+
+
+class _Observed:
+    """One call, told to every session."""
+
+    def __init__(
+        self, name: str, origin: Origin, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self._name, self._origin = name, origin
+        self._original, self._args, self._kwargs = original, args, kwargs
+        self._graded = torch.is_grad_enabled()
+        frame = _sessions.caller()
+        self._places = [(session, session.place(frame)) for session in _sessions.all_sessions()]
+        self._numbers = [place.number for _, place in self._places]  # another thread may be at the same line
+        self.on_accelerator = any(isinstance(each, Tensor) and not each.is_cpu for each in args)
+
+    def before(self) -> None:
+        """On an accelerator."""
+        for session, call in self._calls(None, None):
+            if call.sampled:
+                with _sessions.quiet():
+                    session.about_to_call(call)
+
+    def after(self, output: Any, error: BaseException | None) -> None:
+        """It returned or raised."""
+        loss = output[0] if isinstance(output, tuple) else output
+        loss = loss if isinstance(loss, Tensor) else None
+        if loss is not None and loss.grad_fn is not None:
+            mark_as_seen(loss)
+        for session, call in self._calls(loss, error):
+            session.run.num_calls[self._name] += 1
+            if call.sampled or session.hears_every_call:
+                with _sessions.quiet():
+                    session.loss_called(call)
+
+    def _calls(self, loss: Tensor | None, error: BaseException | None) -> Iterator[tuple[Session, LossCall]]:
+        arguments: dict[str, Any] | None = None
+        for (session, place), number in zip(self._places, self._numbers, strict=True):
+            sampled = error is not None or is_sampled(number)
+            if arguments is None and (sampled or session.hears_every_call):
+                arguments = bound(self._original, self._args, self._kwargs)
+            yield session, LossCall(name=self._name, origin=self._origin, arguments=arguments or {}, output=loss,
+                                    error=error, site=place.site, number=number, sampled=sampled,
+                                    grad_enabled=self._graded)  # fmt: skip

@@ -1,0 +1,56 @@
+"""Putting functions in the place of others, everywhere they are held by name, and back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+Wrapping = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Patches:
+    """What stands in the place of what.
+
+    Functions of modules are exchanged in every loaded module that holds them by name (`from torch.nn.functional import
+    cross_entropy`), methods in their class.
+    """
+
+    def __init__(self) -> None:
+        self._functions: dict[int, tuple[Any, Any]] = {}  # id of what stood there → (it, its wrapper)
+        self._methods: list[tuple[type, str, Any, Any]] = []
+
+    def function(self, module: object, name: str, wrapping: Wrapping) -> None:
+        """Wrap a function of a module, if it has it; in effect with `apply`."""
+        original = getattr(module, name, None)
+        if original is not None and id(original) not in self._functions:
+            self._functions[id(original)] = (original, wrapping(original))
+
+    def method(self, kind: type, name: str, wrapping: Wrapping) -> None:
+        """Wrap a method that a class itself defines; in effect with `apply`."""
+        original = vars(kind).get(name)
+        if original is not None:
+            self._methods.append((kind, name, original, wrapping(original)))
+
+    def apply(self) -> None:
+        """Put the wrappers in."""
+        _exchange({key: new for key, (_, new) in self._functions.items()})
+        for kind, name, _, new in self._methods:
+            setattr(kind, name, new)
+
+    def undo(self) -> None:
+        """Give back what stood there, but leave alone what somebody else has replaced since."""
+        _exchange({id(new): old for old, new in self._functions.values()})
+        for kind, name, old, new in self._methods:
+            if vars(kind).get(name) is new:
+                setattr(kind, name, old)
+
+
+def _exchange(by_id: dict[int, Any]) -> None:
+    for module in list(sys.modules.values()):
+        names = getattr(module, "__dict__", None)
+        if type(names) is not dict:
+            continue
+        for name, value in list(names.items()):
+            if id(value) in by_id:
+                names[name] = by_id[id(value)]
