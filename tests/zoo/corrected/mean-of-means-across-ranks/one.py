@@ -37,7 +37,6 @@ def main():
         loss.backward()
         optimizer.step()
         print(f"rank {dist.get_rank()} step {step} loss {loss.item():.4f}")
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

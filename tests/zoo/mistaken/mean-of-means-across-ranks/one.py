@@ -34,7 +34,6 @@ def main():
         loss.backward()  # expect-near: mean-of-means-across-ranks
         optimizer.step()  # expect-near: mean-of-means-across-ranks
         print(f"rank {dist.get_rank()} step {step} loss {loss.item():.4f}")
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
