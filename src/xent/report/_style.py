@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-_LIGHT = "--ink:#1d2127;--dim:#69707a;--line:#d9dde3;--own:#1f6feb;--good:#17693a;--bad:#b3261e;--warn:#8a5a00;--soft:#f3f5f8"
-_DARK = "--ink:#e4e7eb;--dim:#9aa3ae;--line:#3a414b;--own:#79b0ff;--good:#5fce8c;--bad:#ff8f86;--warn:#e8b450;--soft:#242a32"
+_LIGHT = (
+    "--ink:#1d2127;--dim:#69707a;--line:#d9dde3;--own:#1f6feb;--good:#17693a;--bad:#b3261e;--warn:#8a5a00;"
+    "--soft:#f3f5f8"
+)
+_DARK = (
+    "--ink:#e4e7eb;--dim:#9aa3ae;--line:#3a414b;--own:#79b0ff;--good:#5fce8c;--bad:#ff8f86;--warn:#e8b450;"
+    "--soft:#242a32"
+)
 _SHEET = f"""
 .xent{{{_LIGHT};color:var(--ink);font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;max-width:62em}}
 @media (prefers-color-scheme:dark){{.xent{{{_DARK}}}}}

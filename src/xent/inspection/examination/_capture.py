@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn import Module
 from torch.optim import Optimizer
-from torch.optim import optimizer as optimizers
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from xent.inspection.examination import _observed_losses, _observed_training, _sessions
 from xent.inspection.examination._patches import Patches
@@ -38,8 +38,8 @@ def begin(session: Session) -> None:
         if _sessions.add(session):
             _patches = _prepared()
             _patches.apply()
-            _hooks.append(optimizers.register_optimizer_step_pre_hook(_observed_training.before_step))
-            _hooks.append(optimizers.register_optimizer_step_post_hook(_observed_training.after_step))
+            _hooks.append(register_optimizer_step_pre_hook(_observed_training.before_step))
+            _hooks.append(register_optimizer_step_post_hook(_observed_training.after_step))
 
 
 def end(session: Session) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import accumulate
 from operator import mul
+from typing import Any
 
 from torch import Tensor
 
@@ -68,7 +69,7 @@ def _indexed(edge: Edge, rank: int, result: int) -> Dims:
     return [*kept[:first], *chosen, *kept[first:]]
 
 
-def _saved(edge: Edge, name: str) -> object:
+def _saved(edge: Edge, name: str) -> Any:
     from xent.inspection.examination._provenance import saved
 
     return saved(edge, name)

@@ -64,7 +64,8 @@ class _Observed:
     def __init__(
         self, name: str, origin: Origin, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        self._name, self._origin = name, origin
+        self._name = name
+        self._origin: Origin = origin
         self._original, self._args, self._kwargs = original, args, kwargs
         self._graded = torch.is_grad_enabled()
         frame = _sessions.caller()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from xent.inspection.examination._finding import NotChecked
 
@@ -18,7 +19,7 @@ def readable(tensor: Tensor) -> Tensor:
     """
     if tensor.device.type == "meta" or type(tensor).__name__ in ("FakeTensor", "FunctionalTensor"):
         raise NotChecked("values are not there (meta or fake tensors)")
-    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+    if is_functorch_wrapped_tensor(tensor):
         raise NotChecked("values can't be read inside torch.func transforms")
     if type(tensor) not in (Tensor, torch.nn.Parameter):
         raise NotChecked(f"values of a {type(tensor).__name__} are not read")
