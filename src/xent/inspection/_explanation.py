@@ -12,7 +12,6 @@ from torch import Tensor
 
 from xent.errors import NotExplained, OptionError
 from xent.inspection._equality import Equality
-from xent.inspection._findings import findings
 from xent.inspection._landmarks import Landmarks, landmarks_of
 from xent.inspection._merge import Rest
 from xent.inspection._receipt import heading, receipt_of
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
     from xent.inspection._gradient import Gradient
+    from xent.inspection.examination._finding import Finding
+    from xent.inspection.examination._report import Report
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -38,6 +39,7 @@ class Explanation:
         is_sum: whether the value is the sum of its terms; if not, factors are derivatives at this point.
         notes: what could not be read, and other facts.
         names: names of classes and rows, where they were given.
+        checks: what the rules of `xent doctor` for single losses say of it.
     """
 
     terms: tuple[Term, ...]
@@ -47,6 +49,7 @@ class Explanation:
     is_sum: bool = True
     notes: tuple[str, ...] = ()
     names: Names = field(default_factory=Names)
+    checks: Report | None = None
 
     @property
     def value(self) -> float:
@@ -73,10 +76,10 @@ class Explanation:
         """What the (first) loss is read against."""
         return self.landmarks_of(self.term()) if self.terms else None
 
-    @cached_property
-    def findings(self) -> tuple[object, ...]:
+    @property
+    def findings(self) -> tuple[Finding, ...]:
         """Mistakes that can be proved or suspected from what is here."""
-        return tuple(findings(self))
+        return () if self.checks is None else self.checks.findings
 
     def term(self, number: int = 0) -> Term:
         """One of the losses inside the value, counted from 0.

@@ -1,4 +1,4 @@
-"""The page of each rule: docs/rules/<slug>.md, which the wheel carries as pages/<slug>.md."""
+"""The page of each rule: docs/rules/<slug>.md, which the wheel carries as rules/<slug>.md."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xent.inspection.checks._rule import Rule
 
-_PLACES = (Path(__file__).parent / "pages", Path(__file__).parents[4] / "docs" / "rules")
+_PLACES = (Path(__file__).parent / "rules", Path(__file__).parents[4] / "docs" / "rules")
 
 
 def page_of(rule: Rule) -> str:

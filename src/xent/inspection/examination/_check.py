@@ -10,7 +10,7 @@ from torch import Tensor
 from xent.errors import DtypeError, NotExplained, OptionError
 from xent.inspection.checks._registry import all_rules
 from xent.inspection.examination import _sessions
-from xent.inspection.examination._call_site import site_of, user_frame
+from xent.inspection.examination._call_site import CallSite, site_of, user_frame
 from xent.inspection.examination._events import LossCall
 from xent.inspection.examination._from_graph import losses_behind
 from xent.inspection.examination._report import Report
@@ -64,17 +64,16 @@ def check(loss: Tensor, target: Tensor | None = None, *, kind: str = "cross_entr
         ['softmax-before-cross-entropy']
     """
     calls = _calls(loss, target, kind, terms)
-    return report_on(calls)
+    return report_on(calls, site_of(user_frame()))
 
 
-def report_on(calls: list[LossCall], *, site: bool = True) -> Report:
+def report_on(calls: list[LossCall], place: CallSite | None = None) -> Report:
     """The report on some calls; rules for other losses and for runs are left out."""
     names = {call.name for call in calls}
     rules = tuple(
         rule for rule in all_rules() if rule.at_loss_call and (not rule.functions or names & {*rule.functions})
     )
     session = Session(rules)
-    place = site_of(user_frame()) if site else None
     with _sessions.quiet():
         for call in calls:
             call.site = place

@@ -5,7 +5,7 @@ Only the arithmetic between the tensor and its losses is walked; layers are not 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -45,8 +45,10 @@ def _is_marked(edge: Edge) -> bool:
     return _MARK in edge.node.metadata
 
 
-def losses_behind(root: Tensor, backward: BackwardCall | None = None) -> list[LossCall]:
-    """A `LossCall` for each loss behind a tensor."""
+def losses_behind(
+    root: Tensor, backward: BackwardCall | None = None, terms: Sequence[Term] | None = None
+) -> list[LossCall]:
+    """A `LossCall` for each loss behind a tensor; `terms` are those that explain found, if it was asked already."""
     found: list[LossCall] = []
     by_hand = False
     for edge, seen in _loss_nodes(root):
@@ -58,7 +60,7 @@ def losses_behind(root: Tensor, backward: BackwardCall | None = None) -> list[Lo
             call.was_seen = seen
             found.append(call)
     if by_hand:
-        for call in _written_by_hand(root):
+        for call in map(_of_term, filter(_is_by_hand, _explained(root) if terms is None else terms)):
             call.was_seen = False
             found.append(call)
     for call in found:
@@ -162,19 +164,18 @@ def _of_xent(edge: Edge) -> LossCall | None:
     return LossCall(name=name, origin="graph", arguments=arguments, table=table)
 
 
-def _written_by_hand(root: Tensor) -> list[LossCall]:
-    """What explain reads of a loss that no function of torch made; nothing where it can't."""
+def _explained(root: Tensor) -> Sequence[Term]:
+    """What explain reads behind a tensor; nothing where it can't."""
     from xent.inspection._explain import explained_graph
     from xent.inspection._shown_rows import Names
 
     if _is_hooked(edge_of(root)):
-        return []
+        return ()
     try:
         with torch.enable_grad():
-            explanation = explained_graph(root, Names(None, None))
+            return explained_graph(root, Names(None, None)).terms
     except (NotExplained, Unreadable):
-        return []
-    return [_of_term(term) for term in explanation.terms if _is_by_hand(term)]
+        return ()
 
 
 def _is_by_hand(term: Term) -> bool:

@@ -62,6 +62,18 @@ def _blocks_of(finding: Finding) -> list[Line]:
     return lines
 
 
+def check_lines(report: Report) -> list[Line]:
+    """The checks of one loss, as the receipt of its explanation ends."""
+    made = f"{len(report.checked)} made, " + (f"{_counts(report)}" if report.findings else "nothing found")
+    reasons = list(dict.fromkeys(each.reason for each in report.unchecked))
+    missing = f"; {len(report.unchecked)} not possible ({'; '.join(reasons)})" if reasons else ""
+    lines = [Line("checks", made + missing)]
+    for finding in report.findings:
+        lines.append(Line(_LABELS[finding.severity], f"{finding.rule}: {finding.message}", _VERDICTS[finding.severity]))
+        lines.append(Line("fix", finding.fix, "good"))
+    return lines
+
+
 def _closing(report: Report) -> list[Line]:
     if not report.finished:
         return []
