@@ -15,7 +15,12 @@ from types import CodeType, ModuleType, TracebackType
 from xent.errors import OptionError
 
 _OURS = (str(Path(__file__).parents[1] / "cli") + os.sep, str(Path(__file__).parents[1] / "inspection") + os.sep)
-_MACHINERY = ("<frozen runpy>", "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>", runpy.__file__)
+_MACHINERY = (
+    "<frozen runpy>",
+    "<frozen importlib._bootstrap>",
+    "<frozen importlib._bootstrap_external>",
+    runpy.__file__,
+)
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,11 @@ def _program_frames(trace: TracebackType | None) -> TracebackType | None:
         trace = trace.tb_next
     kept = [each for each in frames if not each.tb_frame.f_code.co_filename.startswith(_OURS)]
     if len(kept) < len(frames) and frames[0] not in kept:
-        while kept and kept[0].tb_frame.f_code.co_filename in _MACHINERY and "_run_" not in kept[0].tb_frame.f_code.co_name:
+        while (
+            kept
+            and kept[0].tb_frame.f_code.co_filename in _MACHINERY
+            and "_run_" not in kept[0].tb_frame.f_code.co_name
+        ):
             kept = kept[1:]
     below: TracebackType | None = None
     for each in reversed(kept):

@@ -37,8 +37,8 @@ class DoctorCommand(TyperCommand):
 
 def doctor(
     program: Annotated[
-        list[str] | None, typer.Argument(metavar="SCRIPT [ARGS]...", help="The program, and what it is given.",
-                                         show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="SCRIPT [ARGS]...", help="The program, and what it is given.", show_default=False),
     ] = None,
     module: Annotated[str | None, typer.Option("-m", metavar="MODULE", help="Run a module, as python -m.")] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as JSON too.")] = None,

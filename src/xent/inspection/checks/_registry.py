@@ -14,7 +14,18 @@ if TYPE_CHECKING:
     from xent.inspection.checks._rule import Rule
 
 # The file (in this folder) of each family; it ends with RULES.
-FAMILIES = ("_softmaxes", "_gradients_over_steps", "_targets")
+FAMILIES = (
+    "_softmaxes",
+    "_gradients_over_steps",
+    "_targets",
+    "_by_hand",
+    "_denominators",
+    "_divergences",
+    "_label_shifts",
+    "_lost_dims",
+    "_padding",
+    "_precision",
+)
 # Every slug, in the order in which it is listed; known without torch, so that a wrong --mute is told at once.
 CATALOGUE = (
     "softmax-before-cross-entropy",
