@@ -24,6 +24,13 @@ FAMILIES = (
     "_probability_targets",
     "_targets",
     "_gradients_over_steps",
+    "_by_hand",
+    "_denominators",
+    "_divergences",
+    "_label_shifts",
+    "_lost_dims",
+    "_padding",
+    "_precision",
 )
 # Every slug, in the order in which it is listed; known without torch, so that a wrong --mute is told at once.
 CATALOGUE = (

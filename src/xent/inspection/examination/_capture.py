@@ -15,7 +15,7 @@ from torch.nn import Module
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from xent.inspection.examination import _observed_losses, _observed_training, _sessions
+from xent.inspection.examination import _observed_losses, _observed_reductions, _observed_training, _sessions
 from xent.inspection.examination._patches import Patches
 from xent.inspection.examination._session import Session
 
@@ -61,6 +61,8 @@ def _prepared() -> Patches:
     for name in _LOSSES:
         patches.function(F, name, _observed_losses.observed(name, "torch"))
         patches.function(xent.functional, name, _observed_losses.observed(name, "xent"))
+    for name in ("mean", "sum"):
+        patches.inherited(torch.Tensor, name, _observed_reductions.observed)
     training = _observed_training
     patches.method(torch.Tensor, "backward", training.observed_tensor_backward)
     patches.function(torch.autograd, "backward", training.observed_backward)

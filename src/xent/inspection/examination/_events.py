@@ -240,6 +240,21 @@ class LossCall:
 
 
 @dataclass(eq=False, kw_only=True)
+class Reduction:
+    """`mean()` or `sum()` gave a number of what was picked from a table: perhaps a loss written by hand."""
+
+    output: Tensor
+    site: CallSite | None = None
+    number: int = 1
+    sampled: bool = True
+
+    @property
+    def edges(self) -> list[Edge]:
+        """The graph's end."""
+        return [] if self.output.grad_fn is None else [Edge(self.output.grad_fn, self.output.output_nr)]
+
+
+@dataclass(eq=False, kw_only=True)
 class BackwardCall:
     """One `backward()` or `autograd.grad()`, before it runs and after.
 
@@ -321,4 +336,4 @@ class GradientEvent:
     site: CallSite | None = None
 
 
-Event = LossCall | BackwardCall | OptimizerStep | GradientEvent
+Event = LossCall | Reduction | BackwardCall | OptimizerStep | GradientEvent

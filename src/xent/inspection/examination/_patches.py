@@ -19,6 +19,7 @@ class Patches:
     def __init__(self) -> None:
         self._functions: dict[int, tuple[Any, Any]] = {}  # id of what stood there → (it, its wrapper)
         self._methods: list[tuple[type, str, Any, Any]] = []
+        self._inherited: list[tuple[type, str, Any]] = []
 
     def function(self, module: object, name: str, wrapping: Wrapping) -> None:
         """Wrap a function of a module, if it has it; in effect with `apply`."""
@@ -32,10 +33,17 @@ class Patches:
         if original is not None:
             self._methods.append((kind, name, original, wrapping(original)))
 
+    def inherited(self, kind: type, name: str, wrapping: Wrapping) -> None:
+        """Wrap a method that a class has from its base; in effect with `apply`."""
+        if name not in vars(kind):
+            self._inherited.append((kind, name, wrapping(getattr(kind, name))))
+
     def apply(self) -> None:
         """Put the wrappers in."""
         _exchange({key: new for key, (_, new) in self._functions.items()})
         for kind, name, _, new in self._methods:
+            setattr(kind, name, new)
+        for kind, name, new in self._inherited:
             setattr(kind, name, new)
 
     def undo(self) -> None:
@@ -44,6 +52,9 @@ class Patches:
         for kind, name, old, new in self._methods:
             if vars(kind).get(name) is new:
                 setattr(kind, name, old)
+        for kind, name, new in self._inherited:
+            if vars(kind).get(name) is new:
+                delattr(kind, name)
 
 
 def _exchange(by_id: dict[int, Any]) -> None:

@@ -14,7 +14,7 @@ from torch.nn import Module
 
 from xent.inspection.checks._rule import Rule, Watcher
 from xent.inspection.examination._call_site import CallSite, key_of, site_of
-from xent.inspection.examination._events import BackwardCall, GradientEvent, LossCall, OptimizerStep
+from xent.inspection.examination._events import BackwardCall, Event, GradientEvent, LossCall, OptimizerStep, Reduction
 from xent.inspection.examination._finding import Finding, Found, NotChecked, Unchecked
 from xent.inspection.examination._report import Report
 from xent.inspection.examination._run import Run
@@ -152,7 +152,7 @@ class Session:
                 raise
             return []
 
-    def tell(self, method: str, event: BackwardCall | OptimizerStep | GradientEvent) -> None:
+    def tell(self, method: str, event: Reduction | BackwardCall | OptimizerStep | GradientEvent) -> None:
         """Give an event of a run to the watchers."""
         with self._lock:
             self._tell(method, event)
@@ -166,7 +166,7 @@ class Session:
         """Whether any rule listens to one of these events."""
         return any(self._listeners[method] for method in methods)
 
-    def _tell(self, method: str, event: LossCall | BackwardCall | OptimizerStep | GradientEvent) -> None:
+    def _tell(self, method: str, event: Event) -> None:
         for rule, listen in self._listeners[method]:
             self._judge(rule, listen, event, event.site, counts=False)
 
@@ -234,4 +234,4 @@ class Session:
         return "the run did not show it"
 
 
-_WATCHED = ("at_loss_call", "at_backward", "after_backward", "at_step", "after_step", "at_gradients")
+_WATCHED = ("at_loss_call", "at_reduction", "at_backward", "after_backward", "at_step", "after_step", "at_gradients")
