@@ -11,7 +11,7 @@ from xent.inspection.checks._layers import normalised_dim, output_dim
 from xent.inspection.checks._rule import Rule
 from xent.inspection.examination._events import LossCall
 from xent.inspection.examination._finding import Certainty, Found, NotChecked
-from xent.inspection.examination._provenance import Provenance, provenance_of_edge
+from xent.inspection.examination._provenance import Provenance, provenance_of_edge, saved_dim
 
 _MOST = 1 << 20  # elements of a table whose sums are taken
 _SUMS_TO_ONE = 1e-4  # rounding of a sum of float32 probabilities
@@ -48,7 +48,16 @@ def _by_graph(call: LossCall, made: Provenance) -> Iterator[Found]:
     sums = _row_sums(call, in_logs=made.made_by("LogSoftmax"))
     if sums is not None and not bool(((sums - 1).abs() > _OFF).any()):
         return
-    yield _found(call, dim, made.maker.name + f" ran over dim {dim} of the input", sums, "proof")
+    yield _found(call, dim, _where(made, dim), sums, "proof")
+
+
+def _where(made: Provenance, dim: int) -> str:
+    """The proof; where dims were moved since, the dim that stands in the user's code as well."""
+    if made.maker is None:
+        return ""
+    written = saved_dim(made.maker.edge)
+    moved = "" if written == dim else f", which was dim {written} where it was taken"
+    return f"{made.maker.name} ran over dim {dim} of the input{moved}"
 
 
 def _each_class_once(call: LossCall) -> bool:
@@ -103,7 +112,7 @@ def _found(call: LossCall, dim: int, proof: str, sums: Tensor | None, certainty:
         rows = f". The probabilities of one row sum to {low:.4g} … {high:.4g}, not to 1"
     return Found(
         message=f"softmax ran over dim {dim} of the input of shape {call.shape}, but the classes are dim "
-        f"{call.class_dim}{rows}. Rows compete with each other, and a row's loss depends on what else is in the batch.",
+        f"{call.class_dim}{rows}. Rows compete with each other, and a row's loss depends on the others.",
         fix=f"take it over dim {call.class_dim} of this input" if call.name == "nll_loss" else
             "leave it out: cross_entropy applies it itself, over the classes",
         proof=proof,
