@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from torch import Tensor
+
 from xent.inspection._nodes import Edge, kind_of
-from xent.inspection.examination._provenance import Provenance, provenance_of_edge, saved_dim
+from xent.inspection.examination._provenance import Provenance, provenance_of_edge, saved, saved_dim
+from xent.inspection.examination._values import readable
 
 _OUTPUTS_LAST = frozenset({"Embedding", "MkldnnRnnLayer", "CudnnRnn"})
 _OUTPUTS_SECOND = frozenset({"Convolution", "NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm"})
@@ -73,15 +78,27 @@ def _raw_node(edge: Edge) -> str:
         return ""
     if kind in ("Convolution", "Embedding"):
         return edge.name if is_parameter(edge.operands[1 if kind == "Convolution" else 0]) else ""
-    if kind in ("Addmm", "Mm") and _dim_of_product(edge, kind) is not None:
-        return "" if kind == "Mm" and _mixes_probabilities(edge) else edge.name
-    return ""
+    return edge.name if kind in ("Addmm", "Mm") and _dim_of_product(edge, kind) is not None else ""
 
 
-def _mixes_probabilities(edge: Edge) -> bool:
-    """Whether a factor is squashed: a matrix of probabilities times weights may be probabilities again."""
-    factors = [operand for operand in edge.operands[-2:] if operand is not None and not is_parameter(operand)]
-    return any(provenance_of_edge(factor).made_by(*_SQUASHED) for factor in factors)
+def may_mix_probabilities(made: Provenance) -> bool:
+    """Whether a product without a bias has a factor between 0 and 1: weights times probabilities may be probabilities."""
+    if made.maker is None or made.maker.kind != "Mm":
+        return False
+    edge = made.maker.edge
+    for factor, name in zip(edge.operands, ("self", "mat2"), strict=False):
+        if factor is not None and not is_parameter(factor) and provenance_of_edge(factor).made_by(*_SQUASHED):
+            return True
+        if factor is None and _is_between_0_and_1(saved(edge, name)):
+            return True
+    return False
+
+
+def _is_between_0_and_1(values: Any) -> bool:
+    if not isinstance(values, Tensor) or not values.numel():
+        return True  # not kept: it may be
+    low, high = readable(values).aminmax()
+    return bool(low >= 0) and bool(high <= 1)
 
 
 def layer_below(made: Provenance, dim: int) -> tuple[int | None, int | None]:
@@ -89,7 +106,12 @@ def layer_below(made: Provenance, dim: int) -> tuple[int | None, int | None]:
 
     A linear layer folds all dims but the last: (N, T, D) → (N·T, D) → (N·T, C) → (N, T, C).
     """
-    if made.maker is None or made.maker.kind not in ("Addmm", "Mm"):
+    if made.maker is None:
+        return None, None
+    if made.maker.kind == "Add" and is_parameter(made.maker.edge.operands[-1]):
+        product, place = made.maker.edge.operands[0], made.maker.dims[dim]
+        return (None, None) if product is None or place is None else layer_below(provenance_of_edge(product), place)
+    if made.maker.kind not in ("Addmm", "Mm"):
         return None, None
     given = made.maker.edge.operands[-2]
     unfolded = made.steps[-1] if made.steps else made.maker

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xent.inspection.checks._class_dims import has_tensors, not_run
-from xent.inspection.checks._layers import raw_layer
+from xent.inspection.checks._layers import may_mix_probabilities, raw_layer
 from xent.inspection.checks._rule import Rule
 from xent.inspection.checks._softmaxes import looks_like_probabilities
 from xent.inspection.examination._events import LossCall
@@ -116,7 +116,7 @@ def _logits_into_bce(call: LossCall) -> Iterator[Found]:
         yield from _outside(call)
         return
     layer = raw_layer(call.provenance)
-    if not layer:
+    if not layer or may_mix_probabilities(call.provenance):
         return
     low, high = _reach(_elements(call, call.input))
     yield Found(
