@@ -31,7 +31,10 @@ MISTAKEN = {
     "flattened pixels": ("F.cross_entropy(pixels.view(-1, 3), torch.randint(3, (72,)))", VIEW),
     "one class": ("F.cross_entropy(torch.nn.Linear(8, 1)(torch.randn(4, 8)), torch.zeros(4).long())", ONE),
     "one class, one row": ("F.cross_entropy(torch.nn.Linear(8, 1)(torch.randn(1, 8)), torch.zeros(1).long())", ONE),
-    "one channel": ("F.cross_entropy(torch.nn.Conv2d(1, 1, 1)(torch.randn(1, 1, 4, 4)), torch.zeros(1, 4, 4).long())", ONE),
+    "one channel": (
+        "F.cross_entropy(torch.nn.Conv2d(1, 1, 1)(torch.randn(1, 1, 4, 4)), torch.zeros(1, 4, 4).long())",
+        ONE,
+    ),
 }
 CORRECT = {
     "transposed": "F.cross_entropy(logits.transpose(1, 2), ids % 5)",

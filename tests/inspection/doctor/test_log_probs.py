@@ -62,7 +62,9 @@ def test_the_sums_and_the_loss_are_the_users_own() -> None:
     """Rows of zeros: their ten exponentials sum to 10, and minus the logit of the target is 0."""
     zeros = "F.nll_loss(x @ (0 * model.weight.T) + model.bias, y)"
     assert not examined(HEAD + zeros, only=RULES).findings  # the factor is no parameter: what made it is unknown
-    report = examined(HEAD + "model.weight.data.zero_(); model.bias.data.fill_(2.0); F.nll_loss(model(x), y)", only=RULES)
+    report = examined(
+        HEAD + "model.weight.data.zero_(); model.bias.data.fill_(2.0); F.nll_loss(model(x), y)", only=RULES
+    )
     values = report.findings[0].values
     assert values["least_sum"] == pytest.approx(10 * 7.38906, rel=1e-4)
     assert values["loss"] == pytest.approx(-2.0)

@@ -22,7 +22,11 @@ MISTAKEN = {
     "wrongly smoothed": ("F.cross_entropy(logits, 0.9 * hard + 0.1)", SOFT, "target / target.sum"),
     "a batch as one row": ("F.cross_entropy(logits[:, 0], torch.ones(8))", SOFT, "binary_cross_entropy_with_logits"),
     "classes": ("F.binary_cross_entropy_with_logits(logits[:, 0], torch.arange(8) % 5 * 1.0)", BINARY, "5 outputs"),
-    "−1 and 1": ("F.binary_cross_entropy_with_logits(logits, 2 * (soft > 0.3).float() - 1)", BINARY, "(target + 1) / 2"),
+    "−1 and 1": (
+        "F.binary_cross_entropy_with_logits(logits, 2 * (soft > 0.3).float() - 1)",
+        BINARY,
+        "(target + 1) / 2",
+    ),
     "classes, refused": ("F.binary_cross_entropy(soft, 2 * hard)", BINARY, "cross_entropy"),
     "NaN": ("F.binary_cross_entropy_with_logits(logits, hard / hard)", BINARY, "isnan"),
 }

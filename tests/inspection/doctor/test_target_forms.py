@@ -58,7 +58,9 @@ def test_refused_by_torch_and_explained(name: str) -> None:
     assert report.findings[0].fix.startswith(fix)
     expression = fix.removeprefix("pass ").split(",")[0]
     if expression.startswith(("target.", "torch.tensor")):
-        assert not found(examined(HEAD.format(arguments[0], f"{arguments[1]}\ntarget = {expression}", arguments[2]), only=(RULE,)))
+        assert not found(
+            examined(HEAD.format(arguments[0], f"{arguments[1]}\ntarget = {expression}", arguments[2]), only=(RULE,))
+        )
     elif expression.startswith("input."):
         given = f"{arguments[1]}\ninput = {expression}"
         assert not found(examined(HEAD.format(arguments[0], given, arguments[2]), only=(RULE,)))
