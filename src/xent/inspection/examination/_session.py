@@ -158,6 +158,11 @@ class Session:
             self._tell(method, event)
 
     @property
+    def reads_next_graph(self) -> bool:
+        """Whether the graph of the next backward pass may be read."""
+        return is_sampled(self.run.num_steps + 1)
+
+    @property
     def hears_every_call(self) -> bool:
         """Whether calls that are not sampled matter to a rule."""
         return bool(self._always or self._listeners["at_loss_call"])
