@@ -44,10 +44,14 @@ CORRECT = {
     "a layer over time": "F.cross_entropy(layer(torch.nn.Conv1d(2, 5, 1)(torch.randn(4, 2, 8))), ids % 5)",
     "a layer over time of moved classes": "F.cross_entropy(torch.nn.Linear(5, 5)(logits.transpose(1, 2)), ids % 5)",
     "soft": "F.cross_entropy(longer.transpose(1, 2), F.one_hot(long % 5, 5).float().transpose(1, 2))",
-    "many outputs as steps and classes": "F.cross_entropy(torch.nn.Linear(8, 15)(torch.randn(4, 8)).view(4, 5, 3), torch.randint(5, (4, 3)))",
+    "outputs as steps and classes": (
+        "F.cross_entropy(torch.nn.Linear(8, 15)(torch.randn(4, 8)).view(4, 5, 3), torch.randint(5, (4, 3)))"
+    ),
     "there and back": "F.cross_entropy(longer.view(4, 5, 7).view(4, 7, 5).transpose(1, 2), long % 5)",
     "pairs of tokens": "h = embedding(ids); F.cross_entropy(h @ h.transpose(1, 2), ids % 5)",
-    "queries over places": "F.cross_entropy(torch.nn.Conv1d(1, 6, 1)(torch.randn(4, 1, 6)).view(24, 6), torch.randint(6, (24,)))",
+    "queries over places": (
+        "F.cross_entropy(torch.nn.Conv1d(1, 6, 1)(torch.randn(4, 1, 6)).view(24, 6), torch.randint(6, (24,)))"
+    ),
     "one step": "F.cross_entropy(longer[:, :1].reshape(4, 5), long[:, 0] % 5)",
     "one sample against itself": "h = layer(torch.randn(1, 8)); F.cross_entropy(h @ h.T, torch.arange(1))",
 }

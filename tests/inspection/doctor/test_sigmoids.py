@@ -26,7 +26,7 @@ MISTAKEN = {
     ),
     "logits that fit": ("F.binary_cross_entropy(0.01 * head(x) + 0.5, b)", None),
     "a layer that fits": (
-        "torch.nn.init.zeros_(head.weight); torch.nn.init.constant_(head.bias, 0.5); F.binary_cross_entropy(head(x), b)",
+        "head.weight.data.zero_(); head.bias.data.fill_(0.5); F.binary_cross_entropy(head(x), b)",
         RULES[2],
     ),
     "logits refused": ("F.binary_cross_entropy(10 * torch.randn(32, 1), b)", RULES[2]),

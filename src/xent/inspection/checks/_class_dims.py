@@ -15,8 +15,8 @@ from xent.inspection.examination._events import LossCall
 from xent.inspection.examination._finding import Certainty, Found, NotChecked
 from xent.inspection.examination._provenance import Provenance, Step
 
-_VIEWS = frozenset("View UnsafeView ReshapeAlias Unflatten Squeeze Unsqueeze".split())
-_COPIES = frozenset("Clone Alias ToCopy Contiguous".split())
+_VIEWS = frozenset(["View", "UnsafeView", "ReshapeAlias", "Unflatten", "Squeeze", "Unsqueeze"])
+_COPIES = frozenset(["Clone", "Alias", "ToCopy", "Contiguous"])
 Shape = tuple[int, ...]
 
 
@@ -93,8 +93,8 @@ def _silent(call: LossCall, dim: int) -> Iterator[Found]:
 def _misread(call: LossCall, dim: int, proof: str, certainty: Certainty) -> Found:
     size = call.num_classes
     return Found(
-        message=f"the input of shape {call.shape} has its classes in dim {dim}, but the loss takes dim {call.class_dim} "
-        f"for them; both are {size:,} long, so that torch can't notice. Every position is scored against the logits "
+        message=f"the input of shape {call.shape} has its classes in dim {dim}, but the loss takes dim "
+        f"{call.class_dim} for them; both are {size:,} long, so that torch can't notice. Every position is scored against the logits "
         "of other positions."
         if call.shape[dim] == size
         else f"the input of shape {call.shape} has its classes in dim {dim}, but the loss takes dim {call.class_dim} "

@@ -13,11 +13,33 @@ from xent.inspection.examination._values import readable
 _OUTPUTS_LAST = frozenset({"Embedding", "MkldnnRnnLayer", "CudnnRnn"})
 _OUTPUTS_SECOND = frozenset({"Convolution", "NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm"})
 _LEAVES_DIMS = frozenset(
-    "Relu LeakyRelu Gelu Elu Silu Tanh Sigmoid Softplus Hardtanh Softmax LogSoftmax Add Sub Mul Div MaskedFill Where "
-    "Clamp NativeLayerNorm NativeDropout".split()
+    [
+        "Relu",
+        "LeakyRelu",
+        "Gelu",
+        "Elu",
+        "Silu",
+        "Tanh",
+        "Sigmoid",
+        "Softplus",
+        "Hardtanh",
+        "Softmax",
+        "LogSoftmax",
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "MaskedFill",
+        "Where",
+        "Clamp",
+        "NativeLayerNorm",
+        "NativeDropout",
+    ]
 )
-_WEIGHT_VIEWS = frozenset("T Transpose Permute View UnsafeView ToCopy Unsqueeze Squeeze Expand Clone".split())
-_SQUASHED = frozenset("Softmax Sigmoid Exp Clamp Hardsigmoid".split())
+_WEIGHT_VIEWS = frozenset(
+    ["T", "Transpose", "Permute", "View", "UnsafeView", "ToCopy", "Unsqueeze", "Squeeze", "Expand", "Clone"]
+)
+_SQUASHED = frozenset(["Softmax", "Sigmoid", "Exp", "Clamp", "Hardsigmoid"])
 _MOST_OPERATIONS = 8  # between a layer and the tensor asked about, so that a deep graph costs nothing
 
 
@@ -63,7 +85,7 @@ def is_parameter(edge: Edge | None) -> bool:
 
 
 def raw_layer(made: Provenance) -> str:
-    """The name of the node if a linear layer, a convolution or an embedding made the values, with nothing after it; "" else."""
+    """The name of the node if a linear layer, convolution or embedding made the values, nothing after it; "" else."""
     if made.maker is None or made.edited_in_place or made.scale is None:
         return ""
     return _raw_node(made.maker.edge)
@@ -82,7 +104,7 @@ def _raw_node(edge: Edge) -> str:
 
 
 def may_mix_probabilities(made: Provenance) -> bool:
-    """Whether a product without a bias has a factor between 0 and 1: weights times probabilities may be probabilities."""
+    """Whether a product without a bias has a factor between 0 and 1: it may be a mixture of probabilities."""
     if made.maker is None or made.maker.kind != "Mm":
         return False
     edge = made.maker.edge

@@ -14,7 +14,7 @@ from xent.inspection.examination._events import LossCall
 from xent.inspection.examination._finding import Certainty, Found, NotChecked
 from xent.inspection.examination._provenance import Provenance, saved_dim
 
-_MAY_LEAVE_ROWS = frozenset("Gather IndexSelect Index MaskedSelect Slice Expand".split())
+_MAY_LEAVE_ROWS = frozenset(["Gather", "IndexSelect", "Index", "MaskedSelect", "Slice", "Expand"])
 _IN_LOGS = 1e-2  # |logsumexp| of a row of log-probabilities in float32; an epsilon inside the log moves it by C·ε
 _IN_LOGS_HALF = 0.2  # of bfloat16 and float16, whose log-probabilities are off by 2⁻⁸ of themselves
 

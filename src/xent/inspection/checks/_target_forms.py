@@ -107,8 +107,8 @@ def _a_row_of_numbers(call: LossCall) -> Iterator[Found]:
     if call.name == "nll_loss":
         fix = f"pass target.argmax({dim})" if one_hot else "use cross_entropy, which takes probabilities"
         yield _found(
-            f"the target of shape {_of(target)} has {kind}, one number per class; nll_loss takes class indices of shape "
-            f"{rows_shape(call)}.", fix, call)  # fmt: skip
+            f"the target of shape {_of(target)} has {kind}, one number per class; nll_loss takes class indices of "
+            f"shape {rows_shape(call)}.", fix, call)  # fmt: skip
         return
     fix = (
         f"pass target.argmax({dim}), or target.float()" if one_hot else "pass target.float() if they are probabilities"
@@ -139,8 +139,8 @@ def _wrong_shape(call: LossCall, needed: tuple[int, ...]) -> Found:
     cast = "" if target.dtype in _INDEX_DTYPES else ".long()"
     if extra is not None:
         return _found(
-            f"the target of shape {_of(target)} has a dim of size 1 (dim {extra}) too many: with an input of shape "
-            f"{call.shape} class indices have shape {needed}.", f"pass target.squeeze({extra}){cast}", call)  # fmt: skip
+            f"the target of shape {_of(target)} has a dim of size 1 (dim {extra}) too many: with an input of "
+            f"shape {call.shape} class indices have shape {needed}.", f"pass target.squeeze({extra}){cast}", call)  # fmt: skip
     fix = _fix_of_shape(call, needed)
     return _found(
         f"the target of shape {_of(target)} ({target.numel():,} entries) does not fit the input of shape {call.shape}, "
@@ -167,8 +167,8 @@ def _fix_of_shape(call: LossCall, needed: tuple[int, ...]) -> str:
         return "pass target.squeeze()"
     if target.ndim == 0 and prod(needed) == 1:
         return f"pass target.reshape{needed}"
-    if len(shape) == target.ndim and target.shape[0] == shape[0] and target.ndim == 2:
-        return f"give the last layer {target.shape[1]} outputs, or the target {shape[1]} columns"
+    if len(shape) == target.ndim == 2 and len(target) == shape[0]:
+        return f"give the last layer {target[0].numel()} outputs, or the target {shape[-1]} columns"
     return "make both have as many rows: look where they were cut, batched or flattened"
 
 

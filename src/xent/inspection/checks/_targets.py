@@ -40,8 +40,8 @@ def _class_index_out_of_range(call: LossCall) -> Iterator[Found]:
     first = outside.reshape(-1).nonzero()[0].item()
     off_by_one = low == 1 and high == classes
     yield Found(
-        message=f"{wrong.numel():,} of {target.numel():,} targets name a class that is not there (the first at position "
-        f"{first}, {int(wrong[0])}): the targets go from {low} to {high}, but the {classes:,} "
+        message=f"{wrong.numel():,} of {target.numel():,} targets name a class that is not there (the first at "
+        f"position {first}, {int(wrong[0])}): the targets go from {low} to {high}, but the {classes:,} "
         + (f"classes of the logits are 0 to {classes - 1}" if classes > 1 else "class of the logits is 0")
         + ("; they count from 1." if off_by_one else "."),
         fix="subtract 1 from the targets" if off_by_one else _range_fix(wrong, high, classes),
