@@ -91,15 +91,12 @@ def _silent(call: LossCall, dim: int) -> Iterator[Found]:
 
 
 def _misread(call: LossCall, dim: int, proof: str, certainty: Certainty) -> Found:
-    size = call.num_classes
+    size, last = call.num_classes, len(call.shape) - 1
+    hidden = f"for them; both are {size:,} long, so that torch can't notice" if call.shape[dim] == size else "for them"
     return Found(
         message=f"the input of shape {call.shape} has its classes in dim {dim}, but the loss takes dim "
-        f"{call.class_dim} for them; both are {size:,} long, so that torch can't notice. Every position is scored against the logits "
-        "of other positions."
-        if call.shape[dim] == size
-        else f"the input of shape {call.shape} has its classes in dim {dim}, but the loss takes dim {call.class_dim} "
-        f"({size:,} long) for them. Every position is scored against the logits of other positions.",
-        fix=_moved(len(call.shape)) if dim == len(call.shape) - 1 else f"pass input.movedim({dim}, 1)",
+        f"{call.class_dim} {hidden}. Every position is scored against the logits of other positions.",
+        fix=_moved(len(call.shape)) if dim == last else f"pass input.movedim({dim}, 1)",
         proof=proof,
         values={"classes": call.shape[dim], "dim": dim, "class_dim": call.class_dim},
         certainty=certainty,

@@ -140,7 +140,10 @@ def _wrong_shape(call: LossCall, needed: tuple[int, ...]) -> Found:
     if extra is not None:
         return _found(
             f"the target of shape {_of(target)} has a dim of size 1 (dim {extra}) too many: with an input of "
-            f"shape {call.shape} class indices have shape {needed}.", f"pass target.squeeze({extra}){cast}", call)  # fmt: skip
+            f"shape {call.shape} class indices have shape {needed}.",
+            f"pass target.squeeze({extra}){cast}",
+            call,
+        )
     fix = _fix_of_shape(call, needed)
     return _found(
         f"the target of shape {_of(target)} ({target.numel():,} entries) does not fit the input of shape {call.shape}, "
@@ -167,8 +170,9 @@ def _fix_of_shape(call: LossCall, needed: tuple[int, ...]) -> str:
         return "pass target.squeeze()"
     if target.ndim == 0 and prod(needed) == 1:
         return f"pass target.reshape{needed}"
-    if len(shape) == target.ndim == 2 and len(target) == shape[0]:
-        return f"give the last layer {target[0].numel()} outputs, or the target {shape[-1]} columns"
+    sizes = list(target.shape)
+    if len(shape) == len(sizes) == 2 and sizes[0] == shape[0]:
+        return f"give the last layer {sizes[1]} outputs, or the target {call.num_classes} columns"
     return "make both have as many rows: look where they were cut, batched or flattened"
 
 
