@@ -171,7 +171,7 @@ def _fix_of_shape(call: LossCall, needed: tuple[int, ...]) -> str:
     if target.ndim == 0 and prod(needed) == 1:
         return f"pass target.reshape{needed}"
     sizes = list(target.shape)
-    if len(shape) == len(sizes) == 2 and sizes[0] == shape[0]:
+    if len(sizes) == 2 and len(shape) == 2 and sizes[:1] == list(shape[:1]):
         return f"give the last layer {sizes[1]} outputs, or the target {call.num_classes} columns"
     return "make both have as many rows: look where they were cut, batched or flattened"
 
