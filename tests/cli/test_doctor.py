@@ -17,7 +17,7 @@ import torch, torch.nn.functional as F
 x = torch.randn(4, 3, requires_grad=True)
 print(F.cross_entropy(x.softmax(1), torch.tensor([0, 1, 2, 0])) > 0)
 """
-SAID = 'error  softmax-before-cross-entropy · script.py:4'
+SAID = "error  softmax-before-cross-entropy · script.py:4"
 
 
 @pytest.fixture(autouse=True)

@@ -23,10 +23,13 @@ def test_muted(): loss(probabilities())
 def test_without_a_loss(): pass
 def test_that_fails_itself(): assert loss(probabilities()) < 0
 """
-WITH_FIXTURE = TESTS + """
+WITH_FIXTURE = (
+    TESTS
+    + """
 def test_with_the_fixture(xent_doctor):
     loss(probabilities())
 """
+)
 
 
 def run(folder: Path, text: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -32,8 +32,8 @@ class _BatchDims(Watcher):
             self._classes[call.site] = shape[1]
         elif len(shape) == 1 and self._classes.get(call.site) == shape[0]:
             yield Found(
-                message=f"the logits have shape ({shape[0]},) at a line that was given (N, {shape[0]}) before: a batch of "
-                "one row lost its batch dim, and what counts rows or averages over dim 0 now sees classes.",
+                message=f"the logits have shape ({shape[0]},) at a line that was given (N, {shape[0]}) before: a batch "
+                "of one row lost its batch dim, and what counts rows or averages over dim 0 now sees classes.",
                 fix="squeeze(-1), or flatten(1), in place of squeeze(): it drops every dim of size 1",
                 proof="the same line was given logits of two dims with as many classes",
                 values={"classes": shape[0]},
@@ -78,8 +78,8 @@ class _Edits(Watcher):
         del self._seen[key]
         edits = logits._version - version
         yield Found(
-            message=f"the tensor that was passed as logits was changed in place {edits:,} time{'s' * (edits > 1)} since: "
-            "a second look at the same tensor gives another loss, as running a cell of a notebook again does.",
+            message=f"the tensor that was passed as logits was changed in place {edits:,} time{'s' * (edits > 1)} "
+            "since: a second look at the same tensor gives another loss, as running a cell of a notebook again does.",
             fix="change a copy: logits = logits + …, or logits.clone() first",
             proof=f"its version counter went from {version} to {logits._version}",
             values={"edits": edits},
