@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xent.inspection.checks._rule import Rule, Watcher
 from xent.inspection.examination._call_site import CallSite
-from xent.inspection.examination._events import BackwardCall, LossCall
+from xent.inspection.examination._events import BackwardCall, LossCall, Write
 from xent.inspection.examination._finding import Found
 
 _MOST_SITES = 1000
@@ -46,7 +46,6 @@ class _Edits(Watcher):
     def __init__(self, run: Any) -> None:
         super().__init__(run)
         self._seen: dict[int, tuple[weakref.ref[Tensor], int, CallSite | None]] = {}
-        self._told = 0
 
     def at_loss_call(self, call: LossCall) -> Iterator[Found]:
         if not call.has_input or call.origin == "by hand" or call.name == "kl_div":
@@ -59,6 +58,10 @@ class _Edits(Watcher):
             self._seen = {key: each for key, each in self._seen.items() if each[0]() is not None}
         if len(self._seen) < _MOST_TENSORS:
             self._seen[id(logits)] = (weakref.ref(logits), logits._version, call.site)
+        self.run.looked_at = set(self._seen)
+
+    def at_write(self, write: Write) -> Iterator[Found]:
+        return self._judged(id(write.tensor), None)
 
     def at_backward(self, backward: BackwardCall) -> Iterator[Found]:
         for key in list(self._seen):

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 from xent.inspection.examination._finding import Certainty, Found, Severity
 
 if TYPE_CHECKING:
-    from xent.inspection.examination._events import BackwardCall, GradientEvent, LossCall, OptimizerStep, Reduction
+    from xent.inspection.examination._events import (
+        BackwardCall,
+        GradientEvent,
+        LossCall,
+        OptimizerStep,
+        Reduction,
+        Write,
+    )
     from xent.inspection.examination._run import Run
 
 Founds = Iterable[Found] | None
@@ -30,6 +37,9 @@ class Watcher:
 
     def at_reduction(self, reduction: Reduction) -> Founds:
         """When `mean()` or `sum()` makes a number of what was picked from a table, at sampled calls: a loss by hand."""
+
+    def at_write(self, write: Write) -> Founds:
+        """After `x[…] = …` on a tensor whose id is in `run.looked_at`."""
 
     def at_backward(self, backward: BackwardCall) -> Founds:
         """Before every backward() or autograd.grad(): the graph is still whole."""

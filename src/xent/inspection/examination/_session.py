@@ -14,7 +14,15 @@ from torch.nn import Module
 
 from xent.inspection.checks._rule import Rule, Watcher
 from xent.inspection.examination._call_site import CallSite, key_of, site_of
-from xent.inspection.examination._events import BackwardCall, Event, GradientEvent, LossCall, OptimizerStep, Reduction
+from xent.inspection.examination._events import (
+    BackwardCall,
+    Event,
+    GradientEvent,
+    LossCall,
+    OptimizerStep,
+    Reduction,
+    Write,
+)
 from xent.inspection.examination._finding import Finding, Found, NotChecked, Unchecked
 from xent.inspection.examination._report import Report
 from xent.inspection.examination._run import Run
@@ -152,7 +160,7 @@ class Session:
                 raise
             return []
 
-    def tell(self, method: str, event: Reduction | BackwardCall | OptimizerStep | GradientEvent) -> None:
+    def tell(self, method: str, event: Reduction | Write | BackwardCall | OptimizerStep | GradientEvent) -> None:
         """Give an event of a run to the watchers."""
         with self._lock:
             self._tell(method, event)
@@ -234,4 +242,13 @@ class Session:
         return "the run did not show it"
 
 
-_WATCHED = ("at_loss_call", "at_reduction", "at_backward", "after_backward", "at_step", "after_step", "at_gradients")
+_WATCHED = (
+    "at_loss_call",
+    "at_reduction",
+    "at_write",
+    "at_backward",
+    "after_backward",
+    "at_step",
+    "after_step",
+    "at_gradients",
+)
