@@ -7,6 +7,7 @@ import os
 import runpy
 import sys
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -121,10 +122,8 @@ def _status_of(leaving: SystemExit) -> int:
 def _print_exception(error: BaseException) -> None:
     """As Python prints an exception that nobody caught, without the frames of the doctor."""
     _without_our_frames(error, set())
-    try:
+    with suppress(AttributeError, OSError, ValueError):
         sys.stdout.flush()
-    except (OSError, ValueError):
-        pass
     sys.excepthook(type(error), error, error.__traceback__)
 
 

@@ -26,6 +26,7 @@ class DoctorCommand(TyperCommand):
     """What follows SCRIPT, or the MODULE of -m, is the program's own."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put what follows -m MODULE behind a --."""
         place = 0
         while place < len(args) and args[place].startswith("-") and args[place] not in ("-", "--"):
             if args[place] == "-m":

@@ -69,10 +69,13 @@ class _WrongPicks(_ByHand):
 
 
 def _unsafe_input(call: LossCall) -> Iterator[Found]:
-    """nll_loss(log(softmax(x)))."""
+    """nll_loss(log(softmax(x))), nll_loss(x − log(Σ exp(x)))."""
     maker = call.provenance.maker
-    if maker is not None and maker.kind == "Log":
-        unsafe = _unsafe(maker.edge)
+    made_of = [] if maker is None else [maker.edge]
+    if maker is not None and maker.kind == "Sub":
+        made_of = [_behind_views(operand) for operand in maker.edge.operands]
+    for edge in made_of:
+        unsafe = _unsafe(edge) if edge is not None and kind_of(edge) == "Log" else None
         if unsafe is not None:
             yield _found_unsafe(unsafe)
 
