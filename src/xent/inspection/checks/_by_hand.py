@@ -15,12 +15,16 @@ from xent.inspection.examination._events import BackwardCall, LossCall, Reductio
 from xent.inspection.examination._finding import Found, NotChecked
 from xent.inspection.examination._provenance import provenance_of_edge, saved
 
-_ARITHMETIC = frozenset(
-    "Add Sub Mul Div Neg Sum Mean Where Stack Cat View UnsafeView ReshapeAlias Squeeze Unsqueeze Permute Transpose T "
-    "Select Unbind Slice Gather IndexSelect MaskedSelect Expand Index Clone ToCopy Rsub".split()
+_ARITHMETIC = (
+    *("Add", "Sub", "Mul", "Div", "Neg", "Sum", "Mean", "Where"),
+    *("Stack", "Cat", "View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Permute"),
+    *("Transpose", "T", "Select", "Unbind", "Slice", "Gather", "IndexSelect", "MaskedSelect"),
+    *("Expand", "Index", "Clone", "ToCopy", "Rsub"),
 )
-_SCALING = frozenset("Neg Mul Div Mean Sum View UnsafeView Squeeze Unsqueeze ToCopy".split())
-_VIEWS = frozenset("View UnsafeView ReshapeAlias Squeeze Unsqueeze Expand Transpose Permute T Clone ToCopy".split())
+_VIEWS = (
+    *("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Expand", "Transpose", "Permute"),
+    *("T", "Clone", "ToCopy"),
+)
 _MOST_NODES = 300
 _OVERFLOW, _UNDERFLOW = 88.7, 104.0  # exp in float32: inf above the one, 0 below minus the other
 _TOLD = "xent.doctor.by_hand"  # in the metadata of a node that was judged

@@ -111,11 +111,7 @@ class LossCall:
 
     @property
     def reduction(self) -> str:
-<<<<<<< HEAD
-        """ "mean", "sum", "none" or "batchmean"."""
-=======
         """How rows are reduced: "mean", "sum", "none" or "batchmean"."""
->>>>>>> doctor
         return self.arguments.get("reduction", "mean")
 
     @property
