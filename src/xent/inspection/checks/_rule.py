@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from xent.inspection.examination._finding import Certainty, Found, Severity
 
@@ -29,8 +29,14 @@ class Watcher:
     Every method may return or yield `Found`s, or raise `NotChecked(reason)`.
     """
 
+    every_step: ClassVar[bool] = True
+    """False for a rule that may sleep: it hears of steps 1–6, 10, 11, 20, 21, 50, 51, … and costs the others nothing."""
+
     def __init__(self, run: Run) -> None:
         self.run = run
+
+    def at_wake(self) -> None:
+        """What a rule that may sleep forgets when it hears again: it missed events."""
 
     def at_loss_call(self, call: LossCall) -> Founds:
         """After every call of a loss function; expensive work only where `call.sampled`."""

@@ -35,7 +35,7 @@ def _tell(output: Tensor) -> None:
         return
     frame = _sessions.caller()
     for session in _sessions.all_sessions():
-        if not session.hears("at_reduction"):
+        if "at_reduction" not in session.heard:
             continue
         place = session.place(frame)
         if is_sampled(place.number):
