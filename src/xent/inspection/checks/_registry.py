@@ -16,8 +16,14 @@ if TYPE_CHECKING:
 # The file (in this folder) of each family; it ends with RULES.
 FAMILIES = (
     "_softmaxes",
-    "_gradients_over_steps",
+    "_sigmoids",
+    "_log_probs",
+    "_normalised_dims",
+    "_class_dims",
+    "_target_forms",
+    "_probability_targets",
     "_targets",
+    "_gradients_over_steps",
     "_by_hand",
     "_denominators",
     "_divergences",

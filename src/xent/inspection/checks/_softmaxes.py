@@ -39,8 +39,8 @@ def _proved_by_graph(call: LossCall) -> str | None:
         return None
     if made.maker is None:
         return None
-    if not made.made_by("Softmax") or made.edited_in_place:
-        return ""
+    if not made.made_by("Softmax") or made.edited_in_place or made.scale != 1:
+        return ""  # a scale, such as 1 / temperature, moves the floor
     if made.maker_dim(call.class_dim) != saved_dim(made.maker.edge):
         return ""  # softmax-wrong-dim
     return f"{made.maker.name} over the classes made the logits"

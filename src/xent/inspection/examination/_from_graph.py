@@ -162,8 +162,12 @@ def _of_nll(edge: Edge) -> LossCall | None:
     normaliser = behind
     while normaliser is not None and kind_of(normaliser) in ("View", "Squeeze", "Unsqueeze", "ToCopy"):
         normaliser = normaliser.operands[0]
+    dim = None
     if normaliser is not None and kind_of(normaliser) == "LogSoftmax":
         dim = signed(saved(normaliser, "dim")) % max(len(normaliser.shape), 1)
+        if normaliser == behind and dim != min(1, len(normaliser.shape) - 1):
+            dim = None  # the user's own, over another dim than the one in which nll_loss looks for the classes
+    if normaliser is not None and dim is not None:
         table = LossTable(edge=normaliser.operands[0], shape=normaliser.shape, class_dim=dim,
                           log_probs=saved(normaliser, "result"), node=edge)  # fmt: skip
         return LossCall(name="cross_entropy", origin="graph", arguments=arguments, table=table)
