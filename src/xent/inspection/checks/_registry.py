@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from xent.inspection.checks._rule import Rule
 
 # The file (in this folder) of each family; it ends with RULES.
-FAMILIES = ("_softmaxes", "_gradients_over_steps", "_targets")
+FAMILIES = (
+    "_softmaxes",
+    "_gradients_over_steps",
+    "_targets",
+    "_parameters",
+    "_unreached",
+    "_scaled_gradients",
+    "_kept_graphs",
+)
 # Every slug, in the order in which it is listed; known without torch, so that a wrong --mute is told at once.
 CATALOGUE = (
     "softmax-before-cross-entropy",

@@ -20,13 +20,18 @@ class Watcher:
     """A rule over one run. It holds numbers and weak references, never a tensor or a graph.
 
     Every method may return or yield `Found`s, or raise `NotChecked(reason)`.
+
+    Attributes:
+        every_call: whether `at_loss_call` is for every call of a loss, not only the sampled ones (below 5 µs then).
     """
+
+    every_call = False
 
     def __init__(self, run: Run) -> None:
         self.run = run
 
     def at_loss_call(self, call: LossCall) -> Founds:
-        """After every call of a loss function; expensive work only where `call.sampled`."""
+        """After the sampled calls of a loss function, or after every one (`every_call`)."""
 
     def at_backward(self, backward: BackwardCall) -> Founds:
         """Before every backward() or autograd.grad(): the graph is still whole."""

@@ -101,7 +101,9 @@ class Session:
                     self._judge(rule, rule.at_loss_call, call, call.site)
             if call.sampled and call.output is not None:
                 self._judged.update(rule.slug for rule in self._errors_only if self._applies(rule, call))
-            self._tell("at_loss_call", call)
+            for rule, listen in self._listeners["at_loss_call"]:
+                if call.sampled or _hears_every_call(listen):
+                    self._judge(rule, listen, call, call.site, counts=False)
 
     def about_to_call(self, call: LossCall) -> None:
         """A loss function is about to run on an accelerator."""
@@ -160,7 +162,7 @@ class Session:
     @property
     def hears_every_call(self) -> bool:
         """Whether calls that are not sampled matter to a rule."""
-        return bool(self._always or self._listeners["at_loss_call"])
+        return bool(self._always) or any(_hears_every_call(listen) for _, listen in self._listeners["at_loss_call"])
 
     def hears(self, *methods: str) -> bool:
         """Whether any rule listens to one of these events."""
@@ -235,3 +237,7 @@ class Session:
 
 
 _WATCHED = ("at_loss_call", "at_backward", "after_backward", "at_step", "after_step", "at_gradients")
+
+
+def _hears_every_call(listen: Any) -> bool:
+    return listen.__self__.every_call
