@@ -22,6 +22,8 @@ FAMILIES = (
     "_unreached",
     "_scaled_gradients",
     "_kept_graphs",
+    "_means",
+    "_perplexity",
 )
 # Every slug, in the order in which it is listed; known without torch, so that a wrong --mute is told at once.
 CATALOGUE = (

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import ModuleDict, ModuleList, Parameter
 from torch.optim import Optimizer
 
-from xent.inspection._nodes import Edge
+from xent.inspection._nodes import Edge, kind_of
 from xent.inspection.checks._rule import Rule, Watcher
 from xent.inspection.examination._call_site import CallSite
 from xent.inspection.examination._events import BackwardCall, OptimizerStep
@@ -106,12 +106,13 @@ class _Unreached(Watcher):
         """Once, while the model is certainly there."""
         if waiting.names:
             return
-        self._all_names = self.run.parameter_names()
         for root in self.run.modules():
-            for name, module in root.named_modules():
+            for prefix, module in root.named_modules():
                 kept = self._dicts if isinstance(module, ModuleDict) else self._lists
                 if isinstance(module, (ModuleDict, ModuleList)):
-                    kept.add(f"{name}.")
+                    kept.add(f"{prefix}.")
+                for name, parameter in module.named_parameters(recurse=False):
+                    self._all_names.setdefault(id(parameter), f"{prefix or type(root).__name__}.{name}")
         optimizer = waiting.optimizer()
         held = [] if optimizer is None else [each for group in optimizer.param_groups for each in group["params"]]
         for parameter in held:
@@ -193,22 +194,21 @@ def _frontier(backward: BackwardCall, names: dict[int, str]) -> str:
     last: tuple[Edge, Tensor] | None = None
     for edge in backward.nodes:
         operands = edge.operands
-        if None in operands:
-            leaf = next((each.node.variable for each in operands if each and hasattr(each.node, "variable")), None)
-            leaf = leaf if leaf is not None else _behind_transpose(operands)
+        if None in operands or kind_of(edge) == "Embedding":
+            leaf = _leaf_of(operands)
             last = (edge, leaf) if leaf is not None else last
     if last is None:
         return ""
     name = names.get(id(last[1])) or f"a parameter of shape {tuple(last[1].shape)}"
-    return f" (the graph ends at {last[0].name} of {name}: its other operand has none)"
+    return f" (the graph goes back to {last[0].name} of {name} and no further)"
 
 
-def _behind_transpose(operands: list[Edge | None]) -> Tensor | None:
-    for each in operands:
-        if each is not None and each.name.startswith(("TBackward", "TransposeBackward")):
-            behind = each.operands[0]
-            if behind is not None and hasattr(behind.node, "variable"):
-                return behind.node.variable
+def _leaf_of(operands: list[Edge | None]) -> Tensor | None:
+    """The parameter that an operation took, a transposed one first: a weight says more than a bias."""
+    behind = [each.operands[0] for each in operands if each and each.name.startswith(("TBackward", "TransposeBackward"))]
+    for each in (*behind, *operands):
+        if each is not None and hasattr(each.node, "variable"):
+            return each.node.variable
     return None
 
 
