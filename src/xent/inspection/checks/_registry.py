@@ -24,6 +24,10 @@ FAMILIES = (
     "_kept_graphs",
     "_means",
     "_perplexity",
+    "_ragged",
+    "_step_sizes",
+    "_first_losses",
+    "_stuck",
 )
 # Every slug, in the order in which it is listed; known without torch, so that a wrong --mute is told at once.
 CATALOGUE = (

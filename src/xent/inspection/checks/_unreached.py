@@ -16,6 +16,7 @@ from xent.inspection.checks._rule import Rule, Watcher
 from xent.inspection.examination._call_site import CallSite
 from xent.inspection.examination._events import BackwardCall, OptimizerStep
 from xent.inspection.examination._finding import Found, NotChecked
+from xent.inspection.examination._provenance import leaf_taken_by
 from xent.inspection.examination._run import Run
 
 _PLACE = re.compile(r"(?<=\.)(\w+)(?=\.)")  # an index or key in a name: layers.3.weight
@@ -193,23 +194,13 @@ def _frontier(backward: BackwardCall, names: dict[int, str]) -> str:
     """The last operation of the graph that took a parameter and something without a graph."""
     last: tuple[Edge, Tensor] | None = None
     for edge in backward.nodes:
-        operands = edge.operands
-        if None in operands or kind_of(edge) == "Embedding":
-            leaf = _leaf_of(operands)
+        if None in edge.operands or kind_of(edge) == "Embedding":
+            leaf = leaf_taken_by(edge)
             last = (edge, leaf) if leaf is not None else last
     if last is None:
         return ""
     name = names.get(id(last[1])) or f"a parameter of shape {tuple(last[1].shape)}"
     return f" (the graph goes back to {last[0].name} of {name} and no further)"
-
-
-def _leaf_of(operands: list[Edge | None]) -> Tensor | None:
-    """The parameter that an operation took, a transposed one first: a weight says more than a bias."""
-    behind = [each.operands[0] for each in operands if each and each.name.startswith(("TBackward", "TransposeBackward"))]
-    for each in (*behind, *operands):
-        if each is not None and hasattr(each.node, "variable"):
-            return each.node.variable
-    return None
 
 
 _HEAD = """
