@@ -33,12 +33,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Whether the rules that are named exist; the marker."""
     config.addinivalue_line("markers", "xent_doctor(mute=[...]): rules to leave out of this test under --xent-doctor")
     config.stash[_REPORTS] = {}
-    if config.getoption("--xent-doctor-mute"):
+    muted: list[str] = config.getoption("--xent-doctor-mute") or []
+    if muted:
         from xent.errors import OptionError
         from xent.inspection.checks._registry import check_names
 
         try:
-            check_names(config.getoption("--xent-doctor-mute"))
+            check_names(muted)
         except OptionError as error:
             raise pytest.UsageError(str(error)) from None
 

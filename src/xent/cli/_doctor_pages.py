@@ -51,7 +51,10 @@ def _environment() -> None:
 
     lines = [
         ("xent", xent.__version__),
-        ("torch", f"{torch.__version__} · {torch.get_num_threads()} threads · CUDA {torch.version.cuda or 'not built in'}"),
+        (
+            "torch",
+            f"{torch.__version__} · {torch.get_num_threads()} threads · CUDA {torch.version.cuda or 'not built in'}",
+        ),
         ("python", f"{platform.python_version()} · {platform.platform()}"),
         ("processor", torch.backends.cpu.get_cpu_capability()),
         ("devices", _devices()),

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,10 +127,8 @@ def _empty_report(choices: Choices) -> Report:
 
 
 def _flushed(stream: Any) -> None:
-    try:
+    with suppress(AttributeError, OSError, ValueError):  # None, closed, or without a reader
         stream.flush()
-    except (AttributeError, OSError, ValueError):
-        pass  # None, closed, or without a reader
 
 
 def _die_of(number: int) -> None:

@@ -7,6 +7,7 @@ import os
 import runpy
 import sys
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -15,7 +16,12 @@ from types import CodeType, ModuleType, TracebackType
 from xent.errors import OptionError
 
 _OURS = (str(Path(__file__).parents[1] / "cli") + os.sep, str(Path(__file__).parents[1] / "inspection") + os.sep)
-_MACHINERY = ("<frozen runpy>", "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>", runpy.__file__)
+_MACHINERY = (
+    "<frozen runpy>",
+    "<frozen importlib._bootstrap>",
+    "<frozen importlib._bootstrap_external>",
+    runpy.__file__,
+)
 
 
 @dataclass(frozen=True)
@@ -116,10 +122,8 @@ def _status_of(leaving: SystemExit) -> int:
 def _print_exception(error: BaseException) -> None:
     """As Python prints an exception that nobody caught, without the frames of the doctor."""
     _without_our_frames(error, set())
-    try:
+    with suppress(AttributeError, OSError, ValueError):
         sys.stdout.flush()
-    except (OSError, ValueError):
-        pass
     sys.excepthook(type(error), error, error.__traceback__)
 
 
@@ -139,7 +143,11 @@ def _program_frames(trace: TracebackType | None) -> TracebackType | None:
         trace = trace.tb_next
     kept = [each for each in frames if not each.tb_frame.f_code.co_filename.startswith(_OURS)]
     if len(kept) < len(frames) and frames[0] not in kept:
-        while kept and kept[0].tb_frame.f_code.co_filename in _MACHINERY and "_run_" not in kept[0].tb_frame.f_code.co_name:
+        while (
+            kept
+            and kept[0].tb_frame.f_code.co_filename in _MACHINERY
+            and "_run_" not in kept[0].tb_frame.f_code.co_name
+        ):
             kept = kept[1:]
     below: TracebackType | None = None
     for each in reversed(kept):

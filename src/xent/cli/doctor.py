@@ -26,6 +26,7 @@ class DoctorCommand(TyperCommand):
     """What follows SCRIPT, or the MODULE of -m, is the program's own."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put what follows -m MODULE behind a --."""
         place = 0
         while place < len(args) and args[place].startswith("-") and args[place] not in ("-", "--"):
             if args[place] == "-m":
@@ -37,8 +38,8 @@ class DoctorCommand(TyperCommand):
 
 def doctor(
     program: Annotated[
-        list[str] | None, typer.Argument(metavar="SCRIPT [ARGS]...", help="The program, and what it is given.",
-                                         show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="SCRIPT [ARGS]...", help="The program, and what it is given.", show_default=False),
     ] = None,
     module: Annotated[str | None, typer.Option("-m", metavar="MODULE", help="Run a module, as python -m.")] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as JSON too.")] = None,

@@ -1,4 +1,4 @@
-"""Understand a loss: the value explained, mistakes proved. Names resolve on first use: the rules' names need no torch."""
+"""Understand a loss: the value explained, mistakes proved. Names resolve on first use: the slugs need no torch."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from xent.inspection._explanation import Explanation
     from xent.inspection.examination._report import Report
 
+
 def checks_of_graph(loss: Tensor, explanation: Explanation) -> Report:
     """The rules on every loss behind a tensor."""
     from xent.inspection.examination._check import report_on

@@ -23,17 +23,22 @@ def test_muted(): loss(probabilities())
 def test_without_a_loss(): pass
 def test_that_fails_itself(): assert loss(probabilities()) < 0
 """
-WITH_FIXTURE = TESTS + """
+WITH_FIXTURE = (
+    TESTS
+    + """
 def test_with_the_fixture(xent_doctor):
     loss(probabilities())
 """
+)
 
 
 def run(folder: Path, text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     (folder / "test_it.py").write_text(text)
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "xent.pytest_plugin", "-p", "no:cacheprovider", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,14 @@ MISTAKEN = {
 CORRECT = {
     "before": "for _ in range(3):\n    optimizer.zero_grad()\n    loss().backward()\n    optimizer.step()\n",
     "after": "for _ in range(3):\n    loss().backward()\n    optimizer.step()\n    optimizer.zero_grad()\n",
-    "zeros": "for _ in range(3):\n    optimizer.zero_grad(set_to_none=False)\n    loss().backward()\n    optimizer.step()\n",
+    "zeros": (
+        "for _ in range(3):\n    optimizer.zero_grad(set_to_none=False)\n    loss().backward()\n    optimizer.step()\n"
+    ),
     "by the model": "for _ in range(3):\n    model.zero_grad()\n    loss().backward()\n    optimizer.step()\n",
-    "by hand": "for _ in range(3):\n    for p in model.parameters(): p.grad = None\n    loss().backward()\n    optimizer.step()\n",
+    "by hand": (
+        "for _ in range(3):\n    for p in model.parameters(): p.grad = None\n"
+        "    loss().backward()\n    optimizer.step()\n"
+    ),
     "accumulated": (
         "for i in range(8):\n    (loss() / 4).backward()\n    if i % 4 == 3:\n"
         "        optimizer.step()\n        optimizer.zero_grad()\n"

@@ -76,7 +76,7 @@ class _StaleGradients(Watcher):
 
     def _of(self, optimizer: Optimizer) -> list[_Gradient]:
         known = self._gradients.get(id(optimizer))
-        if known is None or known and known[0].parameter() is None:
+        if known is None or (known and known[0].parameter() is None):
             parameters = [each for group in optimizer.param_groups for each in group["params"]]
             every = max(1, len(parameters) // _WATCHED)
             known = [_Gradient(weakref.ref(each)) for each in parameters[::every]]

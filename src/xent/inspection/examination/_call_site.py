@@ -14,8 +14,10 @@ from types import CodeType, FrameType
 
 _XENT = str(Path(__file__).parents[2]) + "/"
 _OWN_PROGRAMS = tuple(f"{_XENT}{folder}/" for folder in ("recipes", "bench"))  # programs, though they come with xent
-_INSTALLED = tuple({f"{path}/" for path in (*site.getsitepackages(), site.getusersitepackages(),
-                                            sysconfig.get_paths()["purelib"], sysconfig.get_paths()["stdlib"])})  # fmt: skip
+_PATHS = sysconfig.get_paths()
+_INSTALLED = tuple(
+    f"{path}/" for path in {*site.getsitepackages(), site.getusersitepackages(), _PATHS["purelib"], _PATHS["stdlib"]}
+)
 _IGNORED = re.compile(r"#\s*xent:\s*ignore\[([^\]]*)\]")
 
 

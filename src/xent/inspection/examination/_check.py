@@ -70,7 +70,9 @@ def check(loss: Tensor, target: Tensor | None = None, *, kind: str = "cross_entr
 def report_on(calls: list[LossCall], place: CallSite | None = None) -> Report:
     """The report on some calls; rules for other losses and for runs are left out."""
     names = {call.name for call in calls}
-    rules = tuple(rule for rule in all_rules() if rule.at_loss_call and (not rule.functions or names & {*rule.functions}))
+    rules = tuple(
+        rule for rule in all_rules() if rule.at_loss_call and (not rule.functions or names & {*rule.functions})
+    )
     session = Session(rules)
     with _sessions.quiet():
         for call in calls:
@@ -83,7 +85,9 @@ def report_on(calls: list[LossCall], place: CallSite | None = None) -> Report:
 def _calls(loss: Tensor, target: Tensor | None, kind: str, terms: dict[str, Any]) -> list[LossCall]:
     if not isinstance(loss, Tensor) or not loss.is_floating_point():
         got = f"a {type(loss).__name__}" if not isinstance(loss, Tensor) else f"a tensor of dtype {loss.dtype}"
-        raise DtypeError(got, "a loss is a floating point tensor", "leave out .item(), or pass xent.check(input, target)")
+        raise DtypeError(
+            got, "a loss is a floating point tensor", "leave out .item(), or pass xent.check(input, target)"
+        )
     if target is not None:
         if kind not in _KINDS:
             raise OptionError(f"kind={kind!r}", f"it is one of {', '.join(_KINDS)}", "pass one of them")

@@ -111,7 +111,7 @@ class LossCall:
 
     @property
     def reduction(self) -> str:
-        """"mean", "sum", "none" or "batchmean"."""
+        """How rows are reduced: "mean", "sum", "none" or "batchmean"."""
         return self.arguments.get("reduction", "mean")
 
     @property

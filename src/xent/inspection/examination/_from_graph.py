@@ -28,9 +28,55 @@ _BINARY = {
     "BinaryCrossEntropyWithLogits": "binary_cross_entropy_with_logits",
 }
 _BETWEEN = frozenset(
-    "Add Sub Mul Div Neg Sum Mean Pow Exp Where MaskedFill Stack Cat CopySlices View UnsafeView ReshapeAlias Squeeze "
-    "Unsqueeze Unflatten Permute Transpose T Select Unbind Slice Split SplitWithSizes Gather IndexSelect MaskedSelect "
-    "Diagonal Expand Flip Index Clone Alias ToCopy Contiguous Rsub Xlogy Amax Max Minimum Maximum Clamp NanToNum".split()
+    [
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Neg",
+        "Sum",
+        "Mean",
+        "Pow",
+        "Exp",
+        "Where",
+        "MaskedFill",
+        "Stack",
+        "Cat",
+        "CopySlices",
+        "View",
+        "UnsafeView",
+        "ReshapeAlias",
+        "Squeeze",
+        "Unsqueeze",
+        "Unflatten",
+        "Permute",
+        "Transpose",
+        "T",
+        "Select",
+        "Unbind",
+        "Slice",
+        "Split",
+        "SplitWithSizes",
+        "Gather",
+        "IndexSelect",
+        "MaskedSelect",
+        "Diagonal",
+        "Expand",
+        "Flip",
+        "Index",
+        "Clone",
+        "Alias",
+        "ToCopy",
+        "Contiguous",
+        "Rsub",
+        "Xlogy",
+        "Amax",
+        "Max",
+        "Minimum",
+        "Maximum",
+        "Clamp",
+        "NanToNum",
+    ]
 )
 _MADE_BY_HAND = ("LogSoftmax", "Logsumexp", "Log", "Log1P", "LogSigmoid", "Softplus", "LogaddExp")
 _MOST_NODES = 2000

@@ -240,5 +240,3 @@ def _gradients(
             event = GradientEvent(kind=kind, site=session.known_site(frame), **given)
             with _sessions.quiet():
                 session.tell("at_gradients", event)
-
-

@@ -18,11 +18,34 @@ from xent.inspection.examination._finding import NotChecked
 
 # What leaves values as they are, or scales them: the maker is looked for behind it.
 _VIEWS = frozenset(
-    "View UnsafeView ReshapeAlias Squeeze Unsqueeze Unflatten Permute Transpose T Movedim Select Unbind Slice Split "
-    "SplitWithSizes Gather IndexSelect MaskedSelect Diagonal Expand Flip Index AsStrided".split()
+    [
+        "View",
+        "UnsafeView",
+        "ReshapeAlias",
+        "Squeeze",
+        "Unsqueeze",
+        "Unflatten",
+        "Permute",
+        "Transpose",
+        "T",
+        "Movedim",
+        "Select",
+        "Unbind",
+        "Slice",
+        "Split",
+        "SplitWithSizes",
+        "Gather",
+        "IndexSelect",
+        "MaskedSelect",
+        "Diagonal",
+        "Expand",
+        "Flip",
+        "Index",
+        "AsStrided",
+    ]
 )
-_COPIES = frozenset("Clone Alias ToCopy Contiguous Lift LiftFresh".split())
-_SCALES = frozenset("Mul Div".split())
+_COPIES = frozenset(["Clone", "Alias", "ToCopy", "Contiguous", "Lift", "LiftFresh"])
+_SCALES = frozenset(["Mul", "Div"])
 _MOST_NODES = 200_000  # a graph that is larger is read up to here
 
 
@@ -64,7 +87,7 @@ class Provenance:
     scale: float | None = 1.0
 
     def made_by(self, *kinds: str) -> bool:
-        """Whether the maker is one of these: made_by("Softmax")."""
+        """Whether the maker is one of these kinds, such as "Softmax"."""
         return self.maker is not None and self.maker.kind in kinds
 
     def maker_dim(self, dim: int) -> int | None:

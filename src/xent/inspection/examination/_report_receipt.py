@@ -78,7 +78,10 @@ def _closing(report: Report) -> list[Line]:
     if not report.finished:
         return []
     checked, unchecked = len(report.checked), len(report.unchecked)
-    lines = [Line("", ""), Line("checks", f"checked {checked}" + (f", could not check {unchecked}:" if unchecked else ""))]
+    lines = [
+        Line("", ""),
+        Line("checks", f"checked {checked}" + (f", could not check {unchecked}:" if unchecked else "")),
+    ]
     by_reason: dict[str, list[str]] = defaultdict(list)
     for each in report.unchecked:
         by_reason[each.reason].append(each.rule)
