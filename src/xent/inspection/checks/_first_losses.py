@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -53,7 +52,8 @@ def _output_weight(provenance: Provenance) -> Tensor | None:
 
 def _judged(call: LossCall, weight: Tensor) -> Found | None:
     """Both the loss and what it would be with labels drawn at random are high: the logits are too large, whoever is
-    right."""
+    right.
+    """
     logits = call.rows(_MOST_ROWS).double()
     target = call.targets_of_rows(_MOST_ROWS)
     counted = target != call.ignore_index

@@ -39,7 +39,7 @@ class Holdings:
     """All parameters of the process.
 
     Attributes:
-        registered: id → (name, whether its module is in training mode), of every module that nothing holds unregistered.
+        registered: id → (name, whether its module is in training mode), of modules that nothing holds unregistered.
         outside: id → how it is held, of those that are registered nowhere.
     """
 
@@ -82,7 +82,8 @@ def _register(root: Module, registered: dict[int, tuple[str, bool]]) -> None:
 
 def _of_module(module: Module) -> Iterator[tuple[Module | Tensor, Held]]:
     """What its plain attributes hold. A module or parameter that is an attribute itself was put there past the registry
-    on purpose: `Module.__setattr__` would have registered it."""
+    on purpose: `Module.__setattr__` would have registered it.
+    """
     for name, value in list(vars(module).items()):
         if name in _OWN:
             continue

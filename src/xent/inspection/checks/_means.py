@@ -60,8 +60,8 @@ def _found(group: list[Share]) -> Found:
         f"{exact:.4f}."
     )  # fmt: skip
     return Found(
-        message=f"the means of {len(group)} batches with {shown} counted rows entered one step with equal weight: a row "
-        f"of the smallest counted {max(counts) / min(counts):.2f} times as much as one of the largest.{means}",
+        message=f"the means of {len(group)} batches with {shown} counted rows entered one step with equal weight: a "
+        f"row of the smallest counted {max(counts) / min(counts):.2f} times as much as one of the largest.{means}",
         fix="divide sums by the rows of the whole step: reduction='sum' and / total (xent: normalizer=total), or "
         "multiply each mean by its rows / total",
         proof="the gradient that flowed into each loss: the same for every mean, so that it differs by row",
@@ -123,12 +123,12 @@ class _AcrossRanks(Shares):
         optimised, exact = both_means(shares)
         means = "" if math.isnan(exact) else f" Optimised was {optimised:.4f}; the mean over all rows is {exact:.4f}."
         return Found(
-            message=f"{len(shares)} ranks averaged the gradients of means over {', '.join(f'{c:g}' for c in counts[:8])} "
-            f"counted rows: a row on the smallest counted {max(counts) / min(counts):.2f} times as much as one on the "
+            message=f"{len(shares)} ranks averaged gradients of means over {', '.join(f'{c:g}' for c in counts[:8])}"
+            f" counted rows: a row on the smallest counted {max(counts) / min(counts):.2f} times as much as one on the "
             f"largest.{means}",
             fix="all-reduce the number of counted rows, then reduction='sum' * world_size / that number (xent: "
             "distributed.global_row_count and normalizer=)",
-            proof="one all-gather: counts differ, the weights of the means are equal, and so are the gradients after it",
+            proof="one all-gather: counts differ; the weights of the means, and the gradients that result, are equal",
             values={"ranks": len(shares), "fewest": min(counts), "most": max(counts)},
             site=self._site,
         )
@@ -212,6 +212,8 @@ RULES = (
         needs=("torch.distributed", f"{OPT_IN}=1: it makes one all-gather"),
         watcher=_AcrossRanks,
         example=_RANKS.format("F.cross_entropy(model(x), y).backward()"),
-        corrected=_RANKS.format("rows = 40  # of all ranks\n(F.cross_entropy(model(x), y, reduction='sum') / rows).backward()"),
+        corrected=_RANKS.format(
+            "rows = 40  # of all ranks\n(F.cross_entropy(model(x), y, reduction='sum') / rows).backward()"
+        ),
     ),
 )

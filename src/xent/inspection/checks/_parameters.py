@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,7 @@ _LOOKED_AT = 4096  # entries of a parameter whose sum tells whether it was chang
 
 
 class _Held:
-    """Which tensors any optimizer holds or held; ids are used again when a tensor is gone, so each has its reference."""
+    """Which tensors an optimizer holds or held; ids are used again when a tensor is gone, so each has a reference."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -55,7 +55,7 @@ class _Held:
 
 
 class _Unheld(Watcher):
-    """The leaves behind every sampled backward that no optimizer holds; the process is searched only if there are any."""
+    """Leaves behind the sampled backwards that no optimizer holds; the process is searched only if there are any."""
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
@@ -101,6 +101,12 @@ class _Unheld(Watcher):
         return next((facts.site for facts in self.run.optimizers if facts.site is not None), None)
 
 
+def _in_order(leaves: list[Tensor], names: Mapping[int, object]) -> list[Tensor]:
+    """As the model lists them, not as backward() comes to them."""
+    places = {key: place for place, key in enumerate(names)}
+    return sorted(leaves, key=lambda leaf: places.get(id(leaf), len(places)))
+
+
 @dataclass(frozen=True)
 class _Loose:
     reference: weakref.ref[Tensor]
@@ -120,7 +126,7 @@ class _NotRegistered(_Unheld):
         self._confirmed: set[int] = set()
 
     def first_seen(self, fresh: list[Tensor], leaves: list[Tensor], holdings: Holdings, backward: BackwardCall) -> None:
-        for leaf in fresh:
+        for leaf in _in_order(fresh, holdings.outside):
             held = holdings.outside.get(id(leaf))
             if held is not None:
                 self._loose.append(_Loose(weakref.ref(leaf), id(leaf), held, leaf.numel(), len(holdings.registered),
@@ -143,7 +149,7 @@ class _NotRegistered(_Unheld):
             return False
         if loose.held.is_parameter:
             return True
-        # a plain tensor: an input that requires a gradient, unless it is there at a later step too and none was asked of
+        # a plain tensor: an input that requires a gradient, unless it is at a later step too and was no input of grad()
         return loose.key in self._confirmed and loose.key not in self._inputs
 
     def _found(self, loose: list[_Loose]) -> Found:
@@ -181,7 +187,7 @@ _FIX = {
 
 @dataclass
 class _Unmoved:
-    """A registered parameter that reaches the loss: what it was when it was first seen, and whether it was seen again."""
+    """A registered parameter that reaches the loss: what it was when first seen, and whether it was seen again."""
 
     reference: weakref.ref[Tensor]
     key: int
@@ -195,14 +201,14 @@ class _Unmoved:
 
 
 class _NotInOptimizer(_Unheld):
-    """A registered parameter that reaches the loss beside those that an optimizer moves, and that nothing ever moves."""
+    """A registered parameter that reaches the loss beside those that an optimizer moves, and that nothing moves."""
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         self._unmoved: dict[int, _Unmoved] = {}
 
     def first_seen(self, fresh: list[Tensor], leaves: list[Tensor], holdings: Holdings, backward: BackwardCall) -> None:
-        for leaf in fresh:
+        for leaf in _in_order(fresh, holdings.registered):
             registered = holdings.registered.get(id(leaf))
             if registered is not None and id(leaf) not in self._inputs:
                 name, training = registered

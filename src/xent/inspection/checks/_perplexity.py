@@ -146,7 +146,12 @@ def _collected(node: ast.AST) -> tuple[ast.expr, ast.expr] | None:
     """(the sum or list, what is added to it)."""
     if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add):
         return node.target, node.value
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _COLLECTS and node.args:
+    if (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in _COLLECTS
+        and node.args
+    ):
         return node.func.value, node.args[0]
     if isinstance(node, ast.Assign) and isinstance(node.value, ast.BinOp) and isinstance(node.value.op, ast.Add):
         target, left = node.targets[0], node.value.left

@@ -77,9 +77,9 @@ class _RaggedLastBatch(Watcher):
         if not any(sizes.calls > _BEFORE for sizes in self._sizes.values()):
             raise NotChecked("no line computed more than two losses to train on")
         for sizes in self._sizes.values():
-            if sizes.num_small and not sizes.irregular and sizes.usual >= _USUAL:
-                if self.run.num_backwards > sizes.at[0] or sizes.run_length:
-                    yield _found(sizes)
+            trained = sizes.run_length or self.run.num_backwards > sizes.at[0]
+            if sizes.num_small and not sizes.irregular and sizes.usual >= _USUAL and trained:
+                yield _found(sizes)
 
 
 def _found(sizes: _Sizes) -> Found:

@@ -45,7 +45,7 @@ def same(numbers: list[float]) -> bool:
 
 
 class Shares(Watcher):
-    """Calls `add` with each share of the sampled backwards. Hooks stand on the losses' nodes during the backward only."""
+    """Calls `add` with each share of the sampled backwards. Hooks stand on the losses' nodes during backward() only."""
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)

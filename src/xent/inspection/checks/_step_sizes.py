@@ -126,8 +126,8 @@ class _StepOvershoots(Watcher):
 def _found(step: _Step, wrong: int, seen: int) -> Found:
     return Found(
         message=f"step {step.number} with lr {step.lr:g} should have changed the loss by {step.predicted:.4g} by its "
-        f"gradient, and on the same batch it went from {step.before:.4f} to {step.after:.4f} ({step.ratio:.2f} times as "
-        f"much): it jumped over the valley, as {wrong} of the {seen} steps did that could be measured.",
+        f"gradient, and on the same batch it went from {step.before:.4f} to {step.after:.4f} ({step.ratio:.2f} times "
+        f"as much): it jumped over the valley, as {wrong} of the {seen} steps did that could be measured.",
         fix="a smaller lr, or inputs that are scaled to mean 0 and standard deviation 1",
         proof="g·Δθ of the step against the next loss on the same tensors",
         values={"predicted": step.predicted, "measured": step.after - step.before, "lr": step.lr, "step": step.number},
@@ -150,7 +150,8 @@ def _batch(backward: BackwardCall, made: int) -> _Batch | None:
 
 def _data_of(nodes: list[Edge]) -> Data | None:
     """All tensors that the graph saved and that have no graph themselves: inputs and targets. None where chance takes
-    part, or where something can't be seen."""
+    part, or where something can't be seen.
+    """
     if len(nodes) > _MOST_NODES:
         return None
     found: dict[int, tuple[weakref.ref[Tensor], int, tuple[int, ...], int]] = {}
@@ -162,7 +163,12 @@ def _data_of(nodes: list[Edge]) -> Data | None:
             for tensor in value if isinstance(value, (list, tuple)) else (value,):
                 if isinstance(tensor, Tensor) and not tensor.requires_grad and tensor.ndim:
                     base = tensor if tensor._base is None else tensor._base
-                    found[id(tensor)] = (weakref.ref(base), base._version, tuple(tensor.shape), tensor.storage_offset())
+                    found[id(tensor)] = (
+                        weakref.ref(base),
+                        base._version,
+                        tuple(tensor.shape),
+                        int(tensor.storage_offset()),
+                    )
     return tuple(found.values()) if len(found) > 1 else None
 
 

@@ -118,10 +118,10 @@ def _dead_layers(backward: BackwardCall) -> str:
 def _found(line: _Line) -> Found:
     first, last = line.looks[-_LOOKS], line.looks[-1]
     return Found(
-        message=f"from step {first.step} to step {last.step} the loss stayed at {last.loss:.4f}, and the entropy of the "
-        f"labels is {last.prior:.4f}: the model says the same of every row (ln p differs by {last.spread:.2g} between "
-        f"rows), so that it knows how often each label comes and nothing of its inputs.{line.dead} Intended if the "
-        "labels can't be told from the inputs.",
+        message=f"from step {first.step} to step {last.step} the loss stayed at {last.loss:.4f}, and the entropy of "
+        f"the labels is {last.prior:.4f}: the model says the same of every row (ln p differs by {last.spread:.2g} "
+        "between rows), so that it knows how often each label comes and nothing of its inputs."
+        f"{line.dead} Intended if the labels can't be told from the inputs.",
         fix="scale the inputs to mean 0 and standard deviation 1, look for dead or frozen layers, raise the lr",
         proof=f"the last {_LOOKS} sampled calls of this line: loss, label counts, spread of ln p over rows",
         values={"loss": last.loss, "prior": last.prior, "spread": last.spread, "step": last.step},

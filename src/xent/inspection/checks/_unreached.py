@@ -139,8 +139,10 @@ class _Unreached(Watcher):
                 yield self._not_chosen(waiting, chosen)
 
     def _is_alternative(self, name: str, reached: list[str]) -> bool:
-        """Whether a twin in the same ModuleDict was reached, or one earlier in the same ModuleList: what cuts a chain cuts
-        everything before it, so that this is no cut."""
+        """Whether a twin in the same ModuleDict was reached, or one earlier in the same ModuleList.
+
+        What cuts a chain cuts everything before it, so that this is no cut.
+        """
         for found in _PLACE.finditer(name):
             before, key, after = name[: found.start()], found[1], name[found.end() :]
             twins = [each[len(before) : len(each) - len(after)] for each in reached
