@@ -20,6 +20,8 @@ _MOST_TENSORS = 64  # whose versions are remembered
 class _BatchDims(Watcher):
     """Whether a line that was given (N, C) before is given (C,) now."""
 
+    every_call = True
+
     def __init__(self, run: Any) -> None:
         super().__init__(run)
         self._classes: dict[CallSite | None, int] = {}

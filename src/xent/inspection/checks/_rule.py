@@ -27,10 +27,14 @@ class Watcher:
     """A rule over one run. It holds numbers and weak references, never a tensor or a graph.
 
     Every method may return or yield `Found`s, or raise `NotChecked(reason)`.
+
+    Attributes:
+        every_call: whether `at_loss_call` is for every call of a loss, not only the sampled ones (below 5 µs then).
+        every_step: False for a rule that may sleep: it hears of steps 1–6, 10, 11, 20, 21, 50, 51, … only.
     """
 
     every_step: ClassVar[bool] = True
-    """False for a rule that may sleep: it hears of steps 1–6, 10, 11, 20, 21, 50, 51, … and costs the others nothing."""
+    every_call: ClassVar[bool] = False
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -39,7 +43,7 @@ class Watcher:
         """What a rule that may sleep forgets when it hears again: it missed events."""
 
     def at_loss_call(self, call: LossCall) -> Founds:
-        """After every call of a loss function; expensive work only where `call.sampled`."""
+        """After the sampled calls of a loss function, or after every one (`every_call`)."""
 
     def at_reduction(self, reduction: Reduction) -> Founds:
         """When `mean()` or `sum()` makes a number of what was picked from a table, at sampled calls: a loss by hand."""

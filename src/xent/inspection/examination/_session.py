@@ -118,7 +118,9 @@ class Session:
                     self._judge(rule, rule.at_loss_call, call, call.site)
             if call.sampled and call.output is not None:
                 self._judged.update(rule.slug for rule in self._errors_only if self._applies(rule, call))
-            self._tell("at_loss_call", call)
+            for rule, listen in self._listeners["at_loss_call"]:
+                if call.sampled or _hears_every_call(listen):
+                    self._judge(rule, listen, call, call.site, counts=False)
 
     def about_to_call(self, call: LossCall) -> None:
         """A loss function is about to run on an accelerator."""
@@ -167,7 +169,9 @@ class Session:
     def _listen_to(self, listeners: dict[str, list[tuple[Rule, Callable[..., Any]]]]) -> None:
         self._listeners = listeners
         self.heard = frozenset(name for name, some in listeners.items() if some)
-        self.hears_every_call = bool(self._always) or "at_loss_call" in self.heard
+        self.hears_every_call = bool(self._always) or any(
+            _hears_every_call(each) for _, each in listeners["at_loss_call"]
+        )
 
     def backward(self, event: BackwardCall) -> None:
         """A backward pass is about to run: losses written by hand are judged now, then the run's rules hear of it."""
@@ -269,3 +273,7 @@ _WATCHED = (
     "after_step",
     "at_gradients",
 )
+
+
+def _hears_every_call(listen: Any) -> bool:
+    return listen.__self__.every_call
