@@ -99,6 +99,8 @@ def _fork(request: dict, index: int) -> int:
         os.environ.update(request["environments"][index])
         status = _doctor(request["argv"], index) if request["doctor"] else _plain(request["argv"])
         atexit._run_exitfuncs()
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,12 +15,16 @@ from xent.inspection.examination._events import BackwardCall, LossCall, Reductio
 from xent.inspection.examination._finding import Found, NotChecked
 from xent.inspection.examination._provenance import provenance_of_edge, saved
 
-_ARITHMETIC = frozenset(
-    "Add Sub Mul Div Neg Sum Mean Where Stack Cat View UnsafeView ReshapeAlias Squeeze Unsqueeze Permute Transpose T "
-    "Select Unbind Slice Gather IndexSelect MaskedSelect Expand Index Clone ToCopy Rsub".split()
+_ARITHMETIC = (
+    *("Add", "Sub", "Mul", "Div", "Neg", "Sum", "Mean", "Where"),
+    *("Stack", "Cat", "View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Permute"),
+    *("Transpose", "T", "Select", "Unbind", "Slice", "Gather", "IndexSelect", "MaskedSelect"),
+    *("Expand", "Index", "Clone", "ToCopy", "Rsub"),
 )
-_SCALING = frozenset("Neg Mul Div Mean Sum View UnsafeView Squeeze Unsqueeze ToCopy".split())
-_VIEWS = frozenset("View UnsafeView ReshapeAlias Squeeze Unsqueeze Expand Transpose Permute T Clone ToCopy".split())
+_VIEWS = (
+    *("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Expand", "Transpose", "Permute"),
+    *("T", "Clone", "ToCopy"),
+)
 _MOST_NODES = 300
 _OVERFLOW, _UNDERFLOW = 88.7, 104.0  # exp in float32: inf above the one, 0 below minus the other
 _TOLD = "xent.doctor.by_hand"  # in the metadata of a node that was judged
@@ -70,10 +73,13 @@ class _WrongPicks(_ByHand):
 
 
 def _unsafe_input(call: LossCall) -> Iterator[Found]:
-    """nll_loss(log(softmax(x)))."""
+    """nll_loss(log(softmax(x))), nll_loss(x − log(Σ exp(x)))."""
     maker = call.provenance.maker
-    if maker is not None and maker.kind == "Log":
-        unsafe = _unsafe(maker.edge)
+    made_of = [] if maker is None else [maker.edge]
+    if maker is not None and maker.kind == "Sub":
+        made_of = [_behind_views(operand) for operand in maker.edge.operands]
+    for edge in made_of:
+        unsafe = _unsafe(edge) if edge is not None and kind_of(edge) == "Log" else None
         if unsafe is not None:
             yield _found_unsafe(unsafe)
 

@@ -53,8 +53,8 @@ def _smoothing_floor(call: LossCall) -> Iterator[Found]:
     else:
         raise NotChecked("the losses of single rows have floors of their own")
     yield Found(
-        message=f"label smoothing of {smoothing:g} over {classes:,} classes keeps the loss above {floor:.4g}{unit}, the "
-        f"entropy of the smoothed target: of {value:.4g} only {value - floor:.4g} can be learned away.",
+        message=f"label smoothing of {smoothing:g} over {classes:,} classes keeps the loss above {floor:.4g}{unit}, "
+        f"the entropy of the smoothed target: of {value:.4g} only {value - floor:.4g} can be learned away.",
         fix="subtract the floor when you report the loss, or validate without smoothing",
         proof="the least cross-entropy with a distribution is its entropy",
         values={"floor": floor, "loss": value, "distance": value - floor, "classes": classes},

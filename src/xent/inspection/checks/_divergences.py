@@ -9,6 +9,7 @@ from xent.inspection.checks._rule import Rule
 from xent.inspection.checks._softmaxes import looks_like_probabilities
 from xent.inspection.examination._events import LossCall
 from xent.inspection.examination._finding import Found, NotChecked
+from xent.inspection.examination._provenance import Step
 
 _RAW = ("Addmm", "Mm", "Bmm", "Linear")  # what a last layer leaves behind: logits
 
@@ -35,20 +36,24 @@ def _input_not_in_logs(call: LossCall) -> Iterator[Found]:
     kind, proof, certainty = _what_is_passed(call)
     if kind:
         yield Found(
-            message=f"kl_div takes log-probabilities as its input and is given {kind}: the result is no divergence, can "
-            "be negative, and its gradient leads elsewhere.",
+            message=f"kl_div takes log-probabilities as its input and is given {kind}: the result is no divergence, "
+            "can be negative, and its gradient leads elsewhere.",
             fix="pass log_softmax(logits, dim=-1) as the input (and log_target=True if the target is in logs too)",
             proof=proof,
             certainty="proof" if certainty == "proof" else "signature",
         )
 
 
-def _what_is_passed(call: LossCall) -> tuple[str, str, str]:
-    maker = None
+def _maker(call: LossCall) -> Step | None:
+    """None without a graph: then the values are asked."""
     try:
-        maker = call.provenance.maker
+        return call.provenance.maker
     except NotChecked:
-        pass  # no graph: the values are asked
+        return None
+
+
+def _what_is_passed(call: LossCall) -> tuple[str, str, str]:
+    maker = _maker(call)
     if maker is not None and maker.kind == "Softmax":
         return "probabilities", f"{maker.name} made the input", "proof"
     rows = call.rows(256)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xent.inspection.checks._rule import Rule, Watcher
 from xent.inspection.examination._call_site import CallSite
-from xent.inspection.examination._events import BackwardCall, LossCall
+from xent.inspection.examination._events import BackwardCall, LossCall, Write
 from xent.inspection.examination._finding import Found
 
 _MOST_SITES = 1000
@@ -19,6 +19,8 @@ _MOST_TENSORS = 64  # whose versions are remembered
 
 class _BatchDims(Watcher):
     """Whether a line that was given (N, C) before is given (C,) now."""
+
+    every_call = True
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)
@@ -32,8 +34,8 @@ class _BatchDims(Watcher):
             self._classes[call.site] = shape[1]
         elif len(shape) == 1 and self._classes.get(call.site) == shape[0]:
             yield Found(
-                message=f"the logits have shape ({shape[0]},) at a line that was given (N, {shape[0]}) before: a batch of "
-                "one row lost its batch dim, and what counts rows or averages over dim 0 now sees classes.",
+                message=f"the logits have shape ({shape[0]},) at a line that was given (N, {shape[0]}) before: a batch "
+                "of one row lost its batch dim, and what counts rows or averages over dim 0 now sees classes.",
                 fix="squeeze(-1), or flatten(1), in place of squeeze(): it drops every dim of size 1",
                 proof="the same line was given logits of two dims with as many classes",
                 values={"classes": shape[0]},
@@ -46,7 +48,6 @@ class _Edits(Watcher):
     def __init__(self, run: Any) -> None:
         super().__init__(run)
         self._seen: dict[int, tuple[weakref.ref[Tensor], int, CallSite | None]] = {}
-        self._told = 0
 
     def at_loss_call(self, call: LossCall) -> Iterator[Found]:
         if not call.has_input or call.origin == "by hand" or call.name == "kl_div":
@@ -59,6 +60,10 @@ class _Edits(Watcher):
             self._seen = {key: each for key, each in self._seen.items() if each[0]() is not None}
         if len(self._seen) < _MOST_TENSORS:
             self._seen[id(logits)] = (weakref.ref(logits), logits._version, call.site)
+        self.run.looked_at = set(self._seen)
+
+    def at_write(self, write: Write) -> Iterator[Found]:
+        return self._judged(id(write.tensor), None)
 
     def at_backward(self, backward: BackwardCall) -> Iterator[Found]:
         for key in list(self._seen):
@@ -78,8 +83,8 @@ class _Edits(Watcher):
         del self._seen[key]
         edits = logits._version - version
         yield Found(
-            message=f"the tensor that was passed as logits was changed in place {edits:,} time{'s' * (edits > 1)} since: "
-            "a second look at the same tensor gives another loss, as running a cell of a notebook again does.",
+            message=f"the tensor that was passed as logits was changed in place {edits:,} time{'s' * (edits > 1)} "
+            "since: a second look at the same tensor gives another loss, as running a cell of a notebook again does.",
             fix="change a copy: logits = logits + …, or logits.clone() first",
             proof=f"its version counter went from {version} to {logits._version}",
             values={"edits": edits},

@@ -34,11 +34,11 @@ def _ignored_in_the_middle(call: LossCall, rows: TokenRows) -> Iterator[Found]:
     if share < _LEAST_SHARE:
         return
     yield Found(
-        message=f"ignore_index={index} is a class that {100 * share:.3g} % of the targets have away from the ends of "
-        "their rows: padding stands at the ends, so these are labels that the model never learns.",
+        message=f"ignore_index={index} is a class that {100 * share:.3g} % of the targets have away from the ends "
+        "of their rows: padding stands at the ends, so these are labels that the model never learns.",
         fix="pad the targets with −100 (ignore_index's default) and let every class count",
-        proof=f"{int(inner.sum()):,} ignored targets have counted ones before and behind them; innocent if the class is "
-        "left out on purpose",
+        proof=f"{int(inner.sum()):,} ignored targets have counted ones before and behind them; innocent if the class "
+        "is left out on purpose",
         values={"share": share, "ignore_index": index},
     )
 

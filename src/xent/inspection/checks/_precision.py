@@ -25,7 +25,7 @@ def _low_precision(call: LossCall) -> Iterator[Found]:
     name, value = str(dtype).removeprefix("torch."), _magnitude(call)
     quantum = 2.0 ** math.floor(math.log2(value)) * torch.finfo(dtype).eps if value > 0 else torch.finfo(dtype).tiny
     yield Found(
-        message=f"the log-probabilities of this loss are {name}: near {value:.4g} neighbouring values are {quantum:.3g} "
+        message=f"the log-probabilities of this loss are {name}: near {value:.4g} neighbours are {quantum:.3g} "
         "apart, so that the loss, and the gradients p − y, have two or three digits.",
         fix="pass logits.float() (or use xent.cross_entropy, which keeps float32 inside)",
         proof=f"log_softmax gave {name}",

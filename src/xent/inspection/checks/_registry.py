@@ -31,6 +31,16 @@ FAMILIES = (
     "_lost_dims",
     "_padding",
     "_precision",
+    "_parameters",
+    "_unreached",
+    "_scaled_gradients",
+    "_kept_graphs",
+    "_means",
+    "_perplexity",
+    "_ragged",
+    "_step_sizes",
+    "_first_losses",
+    "_stuck",
 )
 # Every slug, in the order in which it is listed; known without torch, so that a wrong --mute is told at once.
 CATALOGUE = (

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from xent.inspection.examination._finding import Certainty, Found, Severity
 
 if TYPE_CHECKING:
-    from xent.inspection.examination._events import BackwardCall, GradientEvent, LossCall, OptimizerStep, Reduction
+    from xent.inspection.examination._events import (
+        BackwardCall,
+        GradientEvent,
+        LossCall,
+        OptimizerStep,
+        Reduction,
+        Write,
+    )
     from xent.inspection.examination._run import Run
 
 Founds = Iterable[Found] | None
@@ -20,16 +27,29 @@ class Watcher:
     """A rule over one run. It holds numbers and weak references, never a tensor or a graph.
 
     Every method may return or yield `Found`s, or raise `NotChecked(reason)`.
+
+    Attributes:
+        every_call: whether `at_loss_call` is for every call of a loss, not only the sampled ones (below 5 µs then).
+        every_step: False for a rule that may sleep: it hears of steps 1–6, 10, 11, 20, 21, 50, 51, … only.
     """
+
+    every_step: ClassVar[bool] = True
+    every_call: ClassVar[bool] = False
 
     def __init__(self, run: Run) -> None:
         self.run = run
 
+    def at_wake(self) -> None:
+        """What a rule that may sleep forgets when it hears again: it missed events."""
+
     def at_loss_call(self, call: LossCall) -> Founds:
-        """After every call of a loss function; expensive work only where `call.sampled`."""
+        """After the sampled calls of a loss function, or after every one (`every_call`)."""
 
     def at_reduction(self, reduction: Reduction) -> Founds:
         """When `mean()` or `sum()` makes a number of what was picked from a table, at sampled calls: a loss by hand."""
+
+    def at_write(self, write: Write) -> Founds:
+        """After `x[…] = …` on a tensor whose id is in `run.looked_at`."""
 
     def at_backward(self, backward: BackwardCall) -> Founds:
         """Before every backward() or autograd.grad(): the graph is still whole."""

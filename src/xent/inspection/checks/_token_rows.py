@@ -55,8 +55,8 @@ def ids_read(call: LossCall, rows: TokenRows) -> list[Tensor]:
     """
     batch, length = rows.target.shape
     found = []
-    for ids in call.embedded_ids:
-        ids = _as_rows(ids.detach(), batch)
+    for given in call.embedded_ids:
+        ids = _as_rows(given.detach(), batch)
         if ids is not None and ids.shape[1] + rows.offset >= length and not _are_positions(ids):
             found.append(ids)
     return found

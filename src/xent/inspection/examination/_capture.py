@@ -63,6 +63,7 @@ def _prepared() -> Patches:
         patches.function(xent.functional, name, _observed_losses.observed(name, "xent"))
     for name in ("mean", "sum"):
         patches.inherited(torch.Tensor, name, _observed_reductions.observed)
+    patches.inherited(torch.Tensor, "__setitem__", _observed_reductions.observed_write)
     training = _observed_training
     patches.method(torch.Tensor, "backward", training.observed_tensor_backward)
     patches.function(torch.autograd, "backward", training.observed_backward)

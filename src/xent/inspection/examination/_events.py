@@ -255,6 +255,14 @@ class Reduction:
 
 
 @dataclass(eq=False, kw_only=True)
+class Write:
+    """`x[…] = …` on a tensor of `run.looked_at`, after it."""
+
+    tensor: Tensor
+    site: CallSite | None = None
+
+
+@dataclass(eq=False, kw_only=True)
 class BackwardCall:
     """One `backward()` or `autograd.grad()`, before it runs and after.
 
@@ -336,4 +344,4 @@ class GradientEvent:
     site: CallSite | None = None
 
 
-Event = LossCall | Reduction | BackwardCall | OptimizerStep | GradientEvent
+Event = LossCall | Reduction | Write | BackwardCall | OptimizerStep | GradientEvent

@@ -72,7 +72,9 @@ class _Observed:
         frame = _sessions.caller()
         self._places = [(session, session.place(frame)) for session in _sessions.all_sessions()]
         self._numbers = [place.number for _, place in self._places]  # another thread may be at the same line
-        self.on_accelerator = any(isinstance(each, Tensor) and not each.is_cpu for each in args)
+        self._is_due = any(session.hears_every_call or session.reads_next_graph or is_sampled(place.number)
+                           for session, place in self._places)  # fmt: skip
+        self.on_accelerator = self._is_due and any(isinstance(each, Tensor) and not each.is_cpu for each in args)
 
     def before(self) -> None:
         """On an accelerator."""
@@ -82,6 +84,10 @@ class _Observed:
 
     def after(self, output: Any, error: BaseException | None) -> None:
         """It returned or raised."""
+        if not self._is_due and error is None:
+            for session, _ in self._places:
+                session.run.num_calls[self._name] += 1
+            return
         loss = output[0] if isinstance(output, tuple) else output
         loss = loss if isinstance(loss, Tensor) else None
         reads_graph = False

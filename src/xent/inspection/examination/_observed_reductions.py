@@ -1,4 +1,4 @@
-"""`Tensor.mean` and `Tensor.sum`, seen where they end a loss that is written by hand."""
+"""`Tensor.mean` and `Tensor.sum` where they end a loss that is written by hand; writes into logits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from xent.inspection.examination import _sessions
-from xent.inspection.examination._events import Reduction
+from xent.inspection.examination._events import Reduction, Write
 from xent.inspection.examination._session import is_sampled
 
 # The names of nodes that a picked log-probability ends with; a mean of anything else costs one look at its name.
@@ -35,9 +35,23 @@ def _tell(output: Tensor) -> None:
         return
     frame = _sessions.caller()
     for session in _sessions.all_sessions():
-        if not session.hears("at_reduction"):
+        if "at_reduction" not in session.heard:
             continue
         place = session.place(frame)
         if is_sampled(place.number):
             with _sessions.quiet():
                 session.tell("at_reduction", Reduction(output=output, site=place.site, number=place.number))
+
+
+def observed_write(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `x[…] = …`: told where x is a tensor that a rule looks at."""
+
+    @functools.wraps(original, assigned=("__name__", "__qualname__", "__doc__"))
+    def write(self: Tensor, key: Any, value: Any) -> None:
+        original(self, key, value)
+        for session in _sessions.at_work():
+            if id(self) in session.run.looked_at:
+                with _sessions.quiet():
+                    session.tell("at_write", Write(tensor=self, site=session.known_site(_sessions.caller())))
+
+    return write

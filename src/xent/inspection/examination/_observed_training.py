@@ -113,7 +113,7 @@ class _Backward:
 
     def before(self) -> None:
         for session, event in self._events:
-            if event.sampled or session.hears("at_backward"):
+            if event.sampled or "at_backward" in session.heard:
                 with _sessions.quiet() if event.sampled else _sessions.busy():
                     session.backward(event)
 
@@ -121,7 +121,7 @@ class _Backward:
         for session, event in self._events:
             event.roots = event.gradients = ()
             event.inputs = None if event.inputs is None else ()
-            if session.hears("after_backward"):
+            if "after_backward" in session.heard:
                 with _sessions.quiet() if event.sampled else _sessions.busy():
                     session.tell("after_backward", event)
 
@@ -157,19 +157,20 @@ def _step(optimizer: Optimizer, method: Literal["at_step", "after_step"]) -> Non
     sessions = _sessions.at_work()
     if not sessions:
         return
-    frame = _sessions.caller()
     for session in sessions:
         facts = session.run.facts_of(optimizer)
         if method == "at_step":
             facts.num_steps += 1
             session.step_begins()
-        if session.hears(method):
-            site = session.known_site(frame)
+        if method in session.heard or facts.site is None:
+            site = session.known_site(_sessions.caller())
             facts.site = facts.site or site
             event = OptimizerStep(optimizer=optimizer, number=facts.num_steps, site=site,
                                   sampled=is_sampled(facts.num_steps))  # fmt: skip
             with _sessions.quiet() if event.sampled else _sessions.busy():
                 session.tell(method, event)
+        if method == "after_step":
+            session.step_ends()
 
 
 def observed_zero_grad(original: Function) -> Function:
@@ -226,13 +227,15 @@ def _gradients(
     kind: Literal["zero_grad", "clip", "unscale", "scaler_step"], *, module: Module | None = None, **given: Any
 ) -> None:
     sessions = _sessions.at_work()
-    if not sessions or not any(session.hears("at_gradients") for session in sessions):
+    if not sessions:
+        return
+    listening = [session for session in sessions if "at_gradients" in session.heard]
+    if not listening:
         return
     if module is not None:
         given["parameters"] = tuple(module.parameters())
     frame = _sessions.caller()
-    for session in sessions:
-        if session.hears("at_gradients"):
-            event = GradientEvent(kind=kind, site=session.known_site(frame), **given)
-            with _sessions.busy():
-                session.tell("at_gradients", event)
+    for session in listening:
+        event = GradientEvent(kind=kind, site=session.known_site(frame), **given)
+        with _sessions.busy():
+            session.tell("at_gradients", event)

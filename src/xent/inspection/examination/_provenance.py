@@ -198,6 +198,15 @@ def parameters_behind(*edges: Edge) -> list[Tensor]:
     return [edge.node.variable for edge in nodes_behind(*edges) if hasattr(edge.node, "variable")]
 
 
+def leaf_taken_by(edge: Edge) -> Tensor | None:
+    """The parameter that an operation took, a transposed one first: a weight says more than a bias."""
+    behind = [each.operands[0] for each in edge.operands if each is not None and kind_of(each) in ("T", "Transpose")]
+    for each in (*behind, *edge.operands):
+        if each is not None and hasattr(each.node, "variable"):
+            return each.node.variable
+    return None
+
+
 def embedded_ids_behind(*edges: Edge) -> list[Tensor]:
     """The index tensors of every embedding behind a tensor."""
     found = (saved(edge, "indices") for edge in nodes_behind(*edges) if kind_of(edge) == "Embedding")

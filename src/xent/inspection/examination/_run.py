@@ -41,6 +41,7 @@ class Run:
         num_calls: calls of each loss function.
         num_backwards, num_steps: of all kinds.
         optimizers: those seen, in order.
+        looked_at: the ids of tensors whose in-place writes a rule wants to hear of.
     """
 
     model: weakref.ref[Module] | None = None
@@ -48,6 +49,7 @@ class Run:
     num_backwards: int = 0
     num_steps: int = 0
     optimizers: list[OptimizerFacts] = field(default_factory=list)
+    looked_at: set[int] = field(default_factory=set)
     _facts: dict[int, OptimizerFacts] = field(default_factory=dict)
 
     def facts_of(self, optimizer: Optimizer, site: CallSite | None = None) -> OptimizerFacts:
