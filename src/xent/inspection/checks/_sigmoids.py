@@ -18,6 +18,7 @@ from xent.inspection.examination._finding import Found, NotChecked
 
 _FEWEST = 8  # values from which "all between 0 and 1" says something: of normal logits it has a chance of 2e-4
 _FEWEST_SPREAD = 32
+_MOST_SUMMED = 1 << 20
 _ROUNDING = 1e-3  # beyond 0 or 1: probabilities that were added up, no logits
 
 
@@ -58,7 +59,17 @@ def _looks_squashed(call: LossCall) -> bool:
     if rows.numel() < _FEWEST or rows.shape[-1] < 2 or not rows.is_floating_point() or looks_like_probabilities(rows):
         return False
     low, high = _reach(rows)
-    return 0 < low < 0.5 < high < 1
+    return 0 < low < 0.5 < high < 1 and not _is_softmax_of_another_dim(call)
+
+
+def _is_softmax_of_another_dim(call: LossCall) -> bool:
+    """Softmax ran, over what are no classes: softmax-wrong-dim."""
+    input = call.values_of(call.input)
+    if input.numel() > _MOST_SUMMED:
+        return False
+    return any(
+        bool(((input.sum(dim) - 1).abs() < _ROUNDING).all()) for dim in range(input.ndim) if input.shape[dim] > 1
+    )
 
 
 def _reach(values: Tensor) -> tuple[float, float]:
