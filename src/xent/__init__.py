@@ -26,6 +26,10 @@ _HOME_OF = {
     "Explanation": "xent.inspection",
     "StepLedger": "xent.inspection",
     "step": "xent.inspection",
+    "Finding": "xent.inspection",
+    "Report": "xent.inspection",
+    "check": "xent.inspection",
+    "doctor": "xent.inspection",
     "LossTerms": "xent.terms",
     "SparseTarget": "xent.sparse_target",
     "backend": "xent.ops",
@@ -36,7 +40,9 @@ _SUBMODULES = ("errors", "functional", "nn", "ops")
 
 __all__ = [
     "Explanation",
+    "Finding",
     "LossTerms",
+    "Report",
     "RowStats",
     "SparseTarget",
     "StepLedger",
@@ -47,8 +53,10 @@ __all__ = [
     "backend",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "check",
     "choices",
     "cross_entropy",
+    "doctor",
     "errors",
     "explain",
     "functional",
@@ -78,7 +86,7 @@ if TYPE_CHECKING:
         nll_loss,
         token_logprobs,
     )
-    from xent.inspection import Explanation, StepLedger, explain, step
+    from xent.inspection import Explanation, Finding, Report, StepLedger, check, doctor, explain, step
     from xent.ops import backend, choices
     from xent.sparse_target import SparseTarget
     from xent.terms import LossTerms

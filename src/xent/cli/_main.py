@@ -11,11 +11,13 @@ import typer
 
 import xent
 from xent.cli import bench, train
+from xent.cli import doctor as doctor_command
 from xent.cli import explain as explain_command
 from xent.cli._interrupts import INTERRUPTED, Stopped
 from xent.errors import OptionError, XentError
 
 FAILED, WRONG_USAGE = 1, 2
+ERRORS: dict[Any, str] = {}  # how the streams met what they could not encode, before our commands changed it
 
 app = typer.Typer(
     name="xent",
@@ -29,6 +31,12 @@ app = typer.Typer(
 app.add_typer(train.app, name="train")
 app.add_typer(bench.app, name="bench")
 app.command("explain", epilog=explain_command.EPILOG)(explain_command.explain)
+app.command(
+    "doctor",
+    epilog=doctor_command.EPILOG,
+    cls=doctor_command.DoctorCommand,
+    context_settings={"allow_interspersed_args": False},
+)(doctor_command.doctor)
 
 
 @app.callback(invoke_without_command=True, epilog="[dim]Example:[/dim]  xent train digits")
@@ -52,6 +60,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         KeyboardInterrupt: Ctrl-C, before a command had anything to keep.
     """
     for stream in (sys.stdout, sys.stderr):
+        ERRORS.setdefault(stream, stream.errors)  # pyright: ignore[reportArgumentType]
         stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]  (├ on an ASCII terminal)
     try:
         status = app(arguments, prog_name="xent", standalone_mode=False)

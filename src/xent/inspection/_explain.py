@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from xent.errors import DtypeError, NotExplained
 from xent.inspection._equality import compared, magnitude_of
 from xent.inspection._explanation import Explanation
+from xent.inspection._findings import checks_of_arguments, checks_of_graph
 from xent.inspection._fold import Fold
 from xent.inspection._given import KINDS, explained_arguments
 from xent.inspection._groups import HowReduced
@@ -90,10 +92,12 @@ def explain(
     names = Names(class_names, row_names)
     if target is not None:
         with torch.inference_mode(False), torch.no_grad():
-            return explained_arguments(loss, target, weight, kind, terms, names)
+            explanation = explained_arguments(loss, target, weight, kind, terms, names)
+        return replace(explanation, checks=checks_of_arguments(loss, target, weight, kind, terms))
     _check_loss(loss, weight, terms)
     with torch.enable_grad():
-        return _explained_graph(loss, names)
+        explanation = explained_graph(loss, names)
+    return replace(explanation, checks=checks_of_graph(loss, explanation))
 
 
 def _check_loss(loss: object, weight: Tensor | None, terms: dict[str, Any]) -> None:
@@ -117,7 +121,7 @@ def _check_loss(loss: object, weight: Tensor | None, terms: dict[str, Any]) -> N
         raise NotExplained("loss has no graph", why, BY_ARGUMENTS)
 
 
-def _explained_graph(loss: Tensor, names: Names) -> Explanation:
+def explained_graph(loss: Tensor, names: Names) -> Explanation:
     fold = Fold()
     try:
         derived = fold.whole(edge_of(loss))

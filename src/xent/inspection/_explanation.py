@@ -12,7 +12,6 @@ from torch import Tensor
 
 from xent.errors import NotExplained, OptionError
 from xent.inspection._equality import Equality
-from xent.inspection._findings import findings
 from xent.inspection._landmarks import Landmarks, landmarks_of
 from xent.inspection._merge import Rest
 from xent.inspection._page import Beside, save_page
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
     from xent.inspection._gradient import Gradient
+    from xent.inspection.examination._finding import Finding
+    from xent.inspection.examination._report import Report
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -41,6 +42,7 @@ class Explanation:
         is_linear: whether every row enters the value by a factor that stays as it is when the row moves.
         notes: what could not be read, and other facts.
         names: names of classes and rows, where they were given.
+        checks: what the rules of `xent doctor` for single losses say of it.
     """
 
     terms: tuple[Term, ...]
@@ -51,6 +53,7 @@ class Explanation:
     is_linear: bool = True
     notes: tuple[str, ...] = ()
     names: Names = field(default_factory=Names)
+    checks: Report | None = None
 
     @property
     def value(self) -> float:
@@ -77,10 +80,10 @@ class Explanation:
         """What the (first) loss is read against."""
         return self.landmarks_of(self.term()) if self.terms else None
 
-    @cached_property
-    def findings(self) -> tuple[object, ...]:
+    @property
+    def findings(self) -> tuple[Finding, ...]:
         """Mistakes that can be proved or suspected from what is here."""
-        return tuple(findings(self))
+        return () if self.checks is None else self.checks.findings
 
     def term(self, number: int = 0) -> Term:
         """One of the losses inside the value, counted from 0.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xent.inspection._findings import findings
 from xent.inspection._landmarks import Landmarks
 from xent.inspection._shown_rows import chosen_rows, rows_table
 from xent.inspection._term import Term
+from xent.inspection.examination._report_receipt import check_lines
 from xent.report import Line, Receipt, ResultTable, RulerLine, Title
 from xent.report._numbers import factor as typed
 from xent.report._numbers import number
@@ -170,6 +170,6 @@ def _closing(explanation: Explanation, several: bool) -> list[Block]:
         text = f"{_sum_words(explanation.terms[0], explanation)}     {made}"
     blocks: list[Block] = [Line("Σ", text, "good" if equality.explained else "bad")]
     blocks.extend(Line("note", note, "" if equality.explained else "bad") for note in explanation.notes)
-    found = findings(explanation)
-    blocks.extend(Line("check", str(finding), "bad") for finding in found)
+    if explanation.checks is not None:
+        blocks.extend(check_lines(explanation.checks))
     return blocks

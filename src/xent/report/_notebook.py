@@ -29,6 +29,8 @@ def _block(block: Title | Line | RulerLine | ResultTable) -> str:
         return _ruler(block)
     if isinstance(block, ResultTable):
         return block.html()
+    if not block.text and not block.label:
+        return "<p>&nbsp;</p>"
     kind = f" class='{block.verdict}'" if block.verdict else ""
     label = f"<span class='dim'>{escape(block.label)}</span>&ensp;" if block.label else ""
     return f"<p>{label}<span{kind}>{escape(block.text)}</span></p>"

@@ -22,7 +22,8 @@ class Line:
     Attributes:
         label: "Σ", "read", "note", …
         text: what follows.
-        verdict: "good" or "bad" where the line says whether something holds.
+        verdict: "good" or "bad" where the line says whether something holds; "warn", "dim"; "code" for a line of a
+            program, which is cut where it is too long.
     """
 
     label: str
@@ -78,7 +79,9 @@ def as_text(block: Title | Line | RulerLine | ResultTable, columns: int = WIDTH)
         return [f" ruler  {block.drawn(max(min(60, columns - 24), 10))}"]
     if isinstance(block, ResultTable):
         return block.lines(columns)
-    return wrapped(block.text, f" {block.label:<6} ", " " * 8, columns)
+    if block.verdict == "code":
+        return [shortened(f" {block.label:<6} {block.text}", columns)]
+    return wrapped(block.text, f" {block.label:<6} ", " " * 8, columns) if block.text else [f" {block.label}".rstrip()]
 
 
 def wrapped(text: str, first: str, later: str, columns: int) -> list[str]:

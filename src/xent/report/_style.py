@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-_LIGHT = "--ink:#1d2127;--dim:#69707a;--line:#d9dde3;--own:#1f6feb;--good:#17693a;--bad:#b3261e;--soft:#f3f5f8"
-_DARK = "--ink:#e4e7eb;--dim:#9aa3ae;--line:#3a414b;--own:#79b0ff;--good:#5fce8c;--bad:#ff8f86;--soft:#242a32"
+_LIGHT = (
+    "--ink:#1d2127;--dim:#69707a;--line:#d9dde3;--own:#1f6feb;--good:#17693a;--bad:#b3261e;--warn:#8a5a00;"
+    "--soft:#f3f5f8"
+)
+_DARK = (
+    "--ink:#e4e7eb;--dim:#9aa3ae;--line:#3a414b;--own:#79b0ff;--good:#5fce8c;--bad:#ff8f86;--warn:#e8b450;"
+    "--soft:#242a32"
+)
 _SHEET = f"""
 .xent{{color-scheme:light;{_LIGHT};color:var(--ink);max-width:66em;
 font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}}
@@ -11,7 +17,9 @@ font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}}
 [data-jp-theme-light="true"] .xent,.vscode-light .xent{{color-scheme:light;{_LIGHT}}}
 [data-jp-theme-light="false"] .xent,.vscode-dark .xent{{color-scheme:dark;{_DARK}}}
 .xent p{{margin:.25em 0;white-space:pre-wrap}} .xent .xent-title{{font-weight:600}} .xent .dim{{color:var(--dim)}}
-.xent .good{{color:var(--good)}} .xent .bad{{color:var(--bad);font-weight:600}} .xent .xent-wide{{overflow-x:auto}}
+.xent .good{{color:var(--good)}} .xent .bad{{color:var(--bad);font-weight:600}}
+.xent .warn{{color:var(--warn);font-weight:600}} .xent .code{{background:var(--soft);padding:.1em .4em}}
+.xent .xent-wide{{overflow-x:auto}}
 .xent table{{border-collapse:collapse;margin:.3em 0;font:inherit;color:inherit}}
 .xent th,.xent td{{padding:.1em .8em .1em 0;text-align:left;white-space:pre;border:0;background:none;color:inherit}}
 .xent thead th{{color:var(--dim);font-weight:400;border-bottom:1px solid var(--line)}}

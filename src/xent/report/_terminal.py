@@ -13,7 +13,7 @@ from xent.report._table import WIDTH, ResultTable
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_VERDICT = {"good": "green", "bad": "bold red", "": ""}
+_VERDICT = {"good": "green", "bad": "bold red", "warn": "bold yellow", "code": "cyan", "dim": "dim", "": ""}
 
 
 def rich_receipt(receipt: Receipt, columns: int = WIDTH) -> RenderableType:

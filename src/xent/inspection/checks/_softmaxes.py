@@ -1,0 +1,94 @@
+"""Probabilities passed where logits belong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from xent.inspection.checks._rule import Rule
+from xent.inspection.examination._events import LossCall
+from xent.inspection.examination._finding import Found, NotChecked
+from xent.inspection.examination._provenance import saved_dim
+
+
+def _softmax_before_cross_entropy(call: LossCall) -> Iterator[Found]:
+    proof = _proved_by_graph(call)
+    certainty = "proof"
+    if proof is None:
+        proof, certainty = _signature(call), "signature"
+    if proof:
+        classes = call.num_classes
+        floor = math.log1p((classes - 1) / math.e)
+        yield Found(
+            message=f"softmax is applied to the logits before {call.name}, which applies it itself: with {classes:,} "
+            f"classes the loss cannot fall below {floor:.4g}, and the gradients shrink.",
+            fix="pass the logits as they are: leave out the softmax (keep it for what you show)",
+            proof=proof,
+            values={"classes": classes, "floor": floor},
+            certainty=certainty,
+        )
+
+
+def _proved_by_graph(call: LossCall) -> str | None:
+    """Words if it is proved, "" if the graph shows another maker, None if there is no graph to ask."""
+    try:
+        made = call.provenance
+    except NotChecked:
+        return None
+    if made.maker is None:
+        return None
+    if not made.made_by("Softmax") or made.edited_in_place or made.scale != 1:
+        return ""  # a scale, such as 1 / temperature, moves the floor
+    if made.maker_dim(call.class_dim) != saved_dim(made.maker.edge):
+        return ""  # softmax-wrong-dim
+    return f"{made.maker.name} over the classes made the logits"
+
+
+def _signature(call: LossCall) -> str:
+    rows = call.rows(512)
+    return "every row is ≥ 0 and sums to 1" if looks_like_probabilities(rows) else ""
+
+
+def looks_like_probabilities(rows: Tensor) -> bool:
+    """Rows ≥ 0 that sum to 1 within rounding, and are no one-hot rows."""
+    if rows.numel() == 0 or rows.shape[-1] < 2 or not rows.is_floating_point():
+        return False
+    wide = rows.double()
+    slack = rows.shape[-1] * 4e-3 if rows.element_size() < 4 else 1e-4
+    sums_to_one = bool((wide.sum(-1) - 1).abs().le(slack).all())
+    return bool((wide >= 0).all()) and sums_to_one and not bool((wide.amax(-1) == 1).all())
+
+
+RULES = (
+    Rule(
+        slug="softmax-before-cross-entropy",
+        severity="error",
+        certainty="proof",
+        title="softmax output passed to cross_entropy as logits",
+        functions=("cross_entropy",),
+        needs=("a graph, or values that can be read",),
+        at_loss_call=_softmax_before_cross_entropy,
+        example="""
+import torch
+import torch.nn.functional as F
+
+model = torch.nn.Linear(8, 10)
+x, y = torch.randn(32, 8), torch.randint(10, (32,))
+probabilities = model(x).softmax(dim=1)
+loss = F.cross_entropy(probabilities, y)
+loss.backward()
+""",
+        corrected="""
+import torch
+import torch.nn.functional as F
+
+model = torch.nn.Linear(8, 10)
+x, y = torch.randn(32, 8), torch.randint(10, (32,))
+logits = model(x)
+loss = F.cross_entropy(logits, y)
+loss.backward()
+""",
+    ),
+)

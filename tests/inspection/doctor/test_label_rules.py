@@ -1,0 +1,177 @@
+"""Rules on labels, padding, divisors and precision: the numbers they print, and near misses that stay silent."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from tests.inspection.doctor.support import examined, found
+from xent.inspection.examination._report import Report
+
+HEAD = "import torch\nimport torch.nn.functional as F\n"
+
+
+def values(report: Report, slug: str) -> dict[str, float]:
+    (finding,) = [finding for finding in report.findings if finding.rule == slug]
+    return dict(finding.values)
+
+
+def slugs(source: str) -> list[str]:
+    return [slug for slug, _ in found(examined(HEAD + source))]
+
+
+def test_the_floor_of_smoothing() -> None:
+    report = examined(HEAD + "F.cross_entropy(torch.zeros(4, 10), torch.arange(4), label_smoothing=0.1)")
+    numbers = values(report, "label-smoothing-floor")
+    floor = -(0.91 * math.log(0.91) + 9 * 0.01 * math.log(0.01))
+    assert numbers["floor"] == pytest.approx(floor, rel=1e-12)
+    assert numbers["distance"] == pytest.approx(math.log(10) - floor, rel=1e-6)  # a float32 loss
+    summed = examined(HEAD + "F.cross_entropy(torch.zeros(4, 10), torch.arange(4), label_smoothing=1, reduction='sum')")
+    assert values(summed, "label-smoothing-floor")["floor"] == pytest.approx(math.log(10), rel=1e-12)
+
+
+def test_both_values_of_a_weighted_mean() -> None:
+    program = "F.cross_entropy(torch.zeros(4, 2), torch.tensor([0, 0, 0, 1]), weight=torch.tensor([1.0, 9.0]))"
+    numbers = values(examined(HEAD + program), "weighted-mean-denominator")
+    assert numbers["weights"] == 12
+    assert numbers["loss"] == pytest.approx(math.log(2), rel=1e-6)
+    assert numbers["by_rows"] == pytest.approx(3 * math.log(2), rel=1e-6)
+    assert slugs(program.replace("9.0", "1.0")) == []
+    assert slugs(program.replace("]))", "]), reduction='sum')")) == []
+
+
+@pytest.mark.parametrize(("dtype", "digits"), [("bfloat16", 7), ("float16", 10)])
+def test_the_quantum_of_a_half_loss(dtype: str, digits: int) -> None:
+    program = f"F.cross_entropy(torch.zeros(4, 100, dtype=torch.{dtype}), torch.arange(4))"
+    numbers = values(examined(HEAD + program), "low-precision-loss")
+    assert numbers["quantum"] == 4 * 2.0**-digits  # ln 100 = 4.6 lies between 4 and 8
+    assert slugs(f"F.cross_entropy(torch.zeros(4, 100, dtype=torch.{dtype}).float(), torch.arange(4))") == []
+
+
+def test_log_probs_that_autocast_widens_afterwards() -> None:
+    program = (
+        "model = torch.nn.Linear(4, 9)\n"
+        "with torch.autocast('cpu', dtype=torch.bfloat16):\n"
+        "    F.nll_loss(model(torch.randn(5, 4)).log_softmax(1), torch.arange(5))\n"
+    )
+    assert slugs(program) == ["low-precision-loss"]
+
+
+def test_both_values_of_a_wrong_pick() -> None:
+    program = (
+        "x, y = torch.eye(3).requires_grad_(), torch.tensor([0, 1, 2])\nlp = x.log_softmax(1)\nloss = -{}.mean()\n"
+    )
+    report = examined(HEAD + program.format("lp[:, y]"))
+    log_probs = torch.eye(3).double().log_softmax(1)
+    numbers = values(report, "nll-index-wrong")
+    assert numbers["right"] == pytest.approx(-float(log_probs[0, 0]), rel=1e-6)
+    assert numbers["wrong"] == pytest.approx(-float(log_probs.mean()), rel=1e-6)
+    assert found(report) == [("nll-index-wrong", 5)]  # where it is made a number, not at a backward
+    assert slugs(program.format("lp[0, y]")) == ["nll-index-wrong"]
+    assert slugs(program.format("lp[torch.arange(3), y]")) == []
+    assert slugs(program.format("lp[:, :2]")) == []
+
+
+@pytest.mark.parametrize(
+    ("written", "is_found"),
+    [
+        ("x.softmax(1).log()", True),
+        ("(x.exp() / x.exp().sum(1, keepdim=True)).log()", True),
+        ("x - x.exp().sum(1, keepdim=True).log()", True),
+        ("x - x.logsumexp(1, keepdim=True)", False),
+        ("(x - x.amax(1, keepdim=True)) - (x - x.amax(1, keepdim=True)).exp().sum(1, keepdim=True).log()", False),
+        ("x.log_softmax(1)", False),
+    ],
+)
+@pytest.mark.parametrize("backward", ["", ".backward()"])
+def test_log_probs_written_out(written: str, is_found: bool, backward: str) -> None:
+    program = f"x, y = torch.randn(4, 3, requires_grad=True), torch.tensor([0, 1, 2, 0])\nlp = {written}\n"
+    expected = ["hand-written-log-softmax"] if is_found else []
+    assert slugs(program + f"(-lp[torch.arange(4), y].mean()){backward}") == expected
+    assert slugs(program + f"F.nll_loss(lp, y){backward}") == expected
+
+
+def test_an_entropy_is_no_loss_of_picks() -> None:
+    assert (
+        slugs("p = torch.randn(4, 3, requires_grad=True).softmax(1)\n(-(p * p.log()).sum(1).mean()).backward()") == []
+    )
+
+
+MODEL = "model = torch.nn.Sequential(torch.nn.Embedding(40, 8), torch.nn.Linear(8, 40))\n"
+
+
+@pytest.mark.parametrize(
+    ("ids", "logits", "target", "expected"),
+    [
+        ("text", "model(ids)", "ids", "labels-not-shifted"),
+        ("text", "model(ids)[:, 1:]", "ids[:, 1:]", "labels-not-shifted"),
+        ("text", "model(ids)[:, :-1]", "ids[:, 1:]", None),
+        ("text[:, :-1]", "model(ids)", "text[:, 1:]", None),
+        ("text", "model(ids)[:, :-2]", "ids[:, 2:]", "labels-shifted-twice"),
+        ("torch.arange(48).view(4, 12) % 2", "model(ids)", "ids", None),  # periodic: it matches at every second shift
+    ],
+)
+@pytest.mark.parametrize("flat", [False, True])
+def test_shifts(ids: str, logits: str, target: str, expected: str | None, flat: bool) -> None:
+    loss = (
+        f"F.cross_entropy(({logits}).reshape(-1, 40), ({target}).reshape(-1))"
+        if flat
+        else f"F.cross_entropy(({logits}).transpose(1, 2), {target})"
+    )
+    program = f"text = torch.randint(40, (4, 12))\nids = {ids}\n{MODEL}{loss}.backward()\n"
+    assert slugs(program) == ([expected] if expected else [])
+
+
+def test_an_autoencoder_whose_decoder_reads_shifted_ids_is_right() -> None:
+    program = (
+        "ids = torch.randint(40, (4, 12))\nread, write = torch.nn.Embedding(40, 8), torch.nn.Embedding(40, 8)\n"
+        "head = torch.nn.Linear(8, 40)\nbegun = torch.cat([torch.zeros(4, 1).long(), ids[:, :-1]], 1)\n"
+        "logits = head(write(begun) + read(ids).mean(1, keepdim=True))\n"
+        "F.cross_entropy(logits.transpose(1, 2), ids).backward()\n"
+    )
+    assert slugs(program) == []
+
+
+PADDED = "ids = torch.tensor([[5, 7, 3, 9, 4], [4, 8, 0, 0, 0], [6, 2, 11, 0, 0]])\nlogits = torch.randn(3, 12, 5)\n"
+
+
+def test_padding_that_counts_and_padding_that_does_not() -> None:
+    assert slugs(PADDED + "F.cross_entropy(logits, ids)") == ["ignore-index-suspect"]
+    assert slugs(PADDED + "F.cross_entropy(logits, ids, ignore_index=0)") == []
+    assert slugs(PADDED + "F.cross_entropy(logits, ids.masked_fill(ids == 0, -100))") == []
+    inside = PADDED.replace("[6, 2, 11", "[6, 0, 11")
+    assert slugs(inside + "F.cross_entropy(logits, ids, ignore_index=0)") == ["ignore-index-suspect"]
+
+
+def test_an_end_of_text_that_is_padding() -> None:
+    program = PADDED.replace("9, 4]", "9, 0]") + "F.cross_entropy(logits, ids, ignore_index=0)"
+    assert slugs(program) == ["eos-masked-as-pad"]
+    ended = PADDED.replace("9, 4]", "1, 0]").replace("8, 0", "1, 0").replace("11, 0", "1, 0")  # 1 ends every text
+    assert slugs(ended + "F.cross_entropy(logits, ids, ignore_index=0)") == []
+
+
+def test_the_factor_of_kl_div() -> None:
+    logs = "torch.zeros(8, 5).log_softmax(1)"
+    with pytest.warns(UserWarning, match="batchmean"):
+        report = examined(HEAD + f"F.kl_div({logs}, torch.zeros(8, 5).softmax(1))")
+    assert values(report, "kl-div-misuse")["factor"] == 5
+    right = f"F.kl_div({logs}, torch.zeros(8, 5).softmax(1), reduction='batchmean')"
+    assert slugs(right) == []
+    assert slugs(right.replace("log_softmax", "softmax")) == ["kl-div-misuse"]
+
+
+def test_edits_of_logits() -> None:
+    begin = "x, y = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])\nF.cross_entropy(x, y)\n"
+    report = examined(HEAD + begin + "x[0] = 0\n")
+    assert found(report) == [("logits-edited-in-place", 4)]
+    assert slugs(begin + "z = x.clone()\nz[0] = 0\n") == []
+    assert slugs(begin + "x = x * 2\nF.cross_entropy(x, y)\n") == []
+    learned = "x = torch.zeros(4, 3, requires_grad=True)\no = torch.optim.SGD([x], 0.1)\n"
+    step = "o.zero_grad()\nF.cross_entropy(x, torch.tensor([0, 1, 2, 0])).backward()\no.step()\n"
+    assert slugs(learned + 2 * step) == []
+
+
+def test_a_line_that_always_has_one_row_is_right() -> None:
+    assert slugs("for _ in range(3):\n    F.cross_entropy(torch.randn(4), torch.tensor(1))\n") == []

@@ -1,0 +1,20 @@
+"""A wide network with normally distributed weights."""
+
+import torch
+from torch import nn
+
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(20, 128), nn.ReLU(), nn.Linear(128, 10))
+for parameter in model.parameters():
+    nn.init.normal_(parameter, std=0.05)
+criterion = nn.CrossEntropyLoss()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+
+for step in range(5):
+    x = torch.randn(32, 20)
+    y = x[:, :10].argmax(dim=1)
+    optimizer.zero_grad()
+    loss = criterion(model(x), y)
+    loss.backward()
+    optimizer.step()
+    print(step, f"{loss.item():.3f}")

@@ -1,0 +1,21 @@
+"""Features first, then a classifier on top of them."""
+
+import torch
+from torch import nn
+
+torch.manual_seed(0)
+features = nn.Sequential(nn.Linear(12, 20), nn.ReLU())  # expect-near: parameter-unreached
+classifier = nn.Linear(20, 3)
+params = list(features.parameters()) + list(classifier.parameters())
+optimizer = torch.optim.SGD(params, lr=0.1)  # expect-near: parameter-unreached
+criterion = nn.CrossEntropyLoss()
+
+for step in range(6):
+    x = torch.randn(16, 12)
+    y = x[:, :3].argmax(dim=1)
+    h = features(x).detach()
+    loss = criterion(classifier(h), y)
+    optimizer.zero_grad()
+    loss.backward()  # expect-near: parameter-unreached
+    optimizer.step()  # expect-near: parameter-unreached
+    print(step, f"{loss.item():.4f}")
