@@ -11,6 +11,7 @@ from torch import Tensor
 
 from xent.inspection.checks._class_dims import has_tensors, not_run
 from xent.inspection.checks._layers import may_mix_probabilities, raw_layer
+from xent.inspection.checks._normalised_dims import sums_to_one_somewhere
 from xent.inspection.checks._rule import Rule
 from xent.inspection.checks._softmaxes import looks_like_probabilities
 from xent.inspection.examination._events import LossCall
@@ -58,7 +59,7 @@ def _looks_squashed(call: LossCall) -> bool:
     if rows.numel() < _FEWEST or rows.shape[-1] < 2 or not rows.is_floating_point() or looks_like_probabilities(rows):
         return False
     low, high = _reach(rows)
-    return 0 < low < 0.5 < high < 1
+    return 0 < low < 0.5 < high < 1 and not sums_to_one_somewhere(call.values_of(call.input))  # softmax-wrong-dim
 
 
 def _reach(values: Tensor) -> tuple[float, float]:
