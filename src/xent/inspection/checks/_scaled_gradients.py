@@ -26,12 +26,13 @@ class _ClipBeforeUnscale(Watcher):
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         self._clips: list[_Clip] = []
-        self._unscaled: set[int] = set()  # optimizers, since their last step
+        self._unscaled: set[int] = set()  # optimizers, since the last backward
         self._saw_scaler = False
 
     def at_backward(self, backward: BackwardCall) -> None:
         if not backward.is_grad:
             self._clips.clear()
+            self._unscaled.clear()  # new gradients are scaled; scaler.step() itself unscales after it was judged
 
     def at_gradients(self, event: GradientEvent) -> Iterator[Found] | None:
         key = id(event.optimizer)

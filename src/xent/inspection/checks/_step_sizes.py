@@ -24,6 +24,7 @@ _MOST_NODES = 1000
 _MOST_ELEMENTS = 1 << 22  # of parameters that are copied for the time of a step: 16 MiB in float32
 _OVERSHOT = -0.5  # measured / predicted: the loss rose by half of what it should have fallen
 _ENOUGH = 2  # such steps
+_THROWN = 2.0  # or one, if the loss is then so many times what it ever was before
 _RANDOM = ("Dropout", "Rrelu", "Bernoulli", "Attention")
 
 Data = tuple[tuple[weakref.ref[Tensor], int, tuple[int, ...], int], ...]
@@ -113,7 +114,9 @@ class _StepOvershoots(Watcher):
 
     def _judged(self) -> Iterator[Found] | None:
         wrong = [each for each in self._steps if each.ratio < _OVERSHOT or not math.isfinite(each.after)]
-        if len(wrong) < _ENOUGH:
+        first, last = self._steps[0], self._steps[-1]
+        thrown = last.ratio < _OVERSHOT and last.after > _THROWN * max(first.before, last.before, 0)
+        if len(wrong) < _ENOUGH and not thrown:
             return None
         self._told = True
         return iter([_found(wrong[0], len(wrong), len(self._steps))])
