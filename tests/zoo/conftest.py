@@ -38,5 +38,10 @@ def _environments(program: Program) -> tuple[dict[str, str], ...]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    world = {"WORLD_SIZE": str(program.ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    world = {
+        "XENT_DOCTOR_ACROSS_RANKS": "1",
+        "WORLD_SIZE": str(program.ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
     return tuple({"RANK": str(rank), "LOCAL_RANK": str(rank), **world} for rank in range(program.ranks))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from inspect import unwrap
 from typing import Any
 
 from torch import Tensor, nn
@@ -134,7 +135,7 @@ class BCEWithLogitsLoss(_Loss):
 
 def _check_names(options: dict[str, Any], function: Any) -> None:
     """Raise TypeError, as Python does, for an option that the function does not have."""
-    allowed = set(function.__kwdefaults__) - {"row_weight", "pos_weight", "linear_bias", "weight"}
+    allowed = set(unwrap(function).__kwdefaults__) - {"row_weight", "pos_weight", "linear_bias", "weight"}
     for name in options:
         if name not in allowed:
             raise TypeError(f"unexpected option {name!r}; {function.__name__} has {', '.join(sorted(allowed))}")
