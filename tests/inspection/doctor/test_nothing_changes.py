@@ -179,6 +179,18 @@ def test_the_exception_is_torchs_own():
     assert report.findings[0].raised == "IndexError: Target 5 is out of bounds."
 
 
+def test_a_warning_of_torch_names_the_users_line():
+    def warned():
+        with pytest.warns(UserWarning, match="batchmean") as records:
+            F.kl_div(torch.zeros(2, 3).log_softmax(1), torch.full((2, 3), 1 / 3))
+        return [(record.filename, record.lineno) for record in records]
+
+    before = warned()
+    with xent.doctor():
+        assert warned() == before
+    assert before[0][0] == __file__
+
+
 def test_no_tensor_and_no_graph_is_kept():
     x = torch.randn(4, 3, requires_grad=True)
     with xent.doctor():

@@ -29,10 +29,15 @@ class _Gradient:
 class _StaleGradients(Watcher):
     """Gradients that a step used, that nobody cleared, that a backward added to, and whose sum a step used."""
 
+    every_step = False
+
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         self._gradients: dict[int, list[_Gradient]] = {}  # by the optimizer's id
         self._steps_again = False
+
+    def at_wake(self) -> None:
+        self._gradients.clear()
 
     def at_backward(self, backward: BackwardCall) -> None:
         if backward.is_grad:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from xent.inspection.examination._finding import Certainty, Found, Severity
 
@@ -20,15 +20,19 @@ class Watcher:
     """A rule over one run. It holds numbers and weak references, never a tensor or a graph.
 
     Every method may return or yield `Found`s, or raise `NotChecked(reason)`.
-
-    Attributes:
-        every_call: whether `at_loss_call` is for every call of a loss, not only the sampled ones (below 5 µs then).
     """
 
-    every_call = False
+    every_step: ClassVar[bool] = True
+    """False for a rule that may sleep: it hears of steps 1–6, 10, 11, 20, 21, 50, 51, … and costs the others nothing."""
+
+    every_call: ClassVar[bool] = False
+    """Whether `at_loss_call` is for every call of a loss, not only the sampled ones (below 5 µs then)."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
+
+    def at_wake(self) -> None:
+        """What a rule that may sleep forgets when it hears again: it missed events."""
 
     def at_loss_call(self, call: LossCall) -> Founds:
         """After the sampled calls of a loss function, or after every one (`every_call`)."""

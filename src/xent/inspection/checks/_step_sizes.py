@@ -61,6 +61,8 @@ class _Step:
 class _StepOvershoots(Watcher):
     """Two steps in a row on one batch: the second loss says what the first step did. No forward pass is made for it."""
 
+    every_step = False
+
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         self._backwards = 0
@@ -69,6 +71,9 @@ class _StepOvershoots(Watcher):
         self._before: list[tuple[Tensor, Tensor]] = []  # for the time of a step
         self._steps: list[_Step] = []
         self._scaled = self._told = False
+
+    def at_wake(self) -> None:
+        self._backwards, self._now, self._last = 0, None, None
 
     def at_backward(self, backward: BackwardCall) -> Iterator[Found] | None:
         if backward.is_grad:
@@ -95,7 +100,7 @@ class _StepOvershoots(Watcher):
     def at_step(self, step: OptimizerStep) -> None:
         self._before, self._last = [], None
         now = self._now
-        if now is None or not _is_whole(now, step.parameters):
+        if now is None or not is_sampled(self.run.num_steps) or not _is_whole(now, step.parameters):
             return
         moved = [each for each in step.parameters if each.grad is not None]
         if sum(each.numel() for each in moved) <= _MOST_ELEMENTS:

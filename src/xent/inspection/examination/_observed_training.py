@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -12,19 +11,16 @@ from torch.optim import Optimizer
 
 from xent.inspection.examination import _sessions
 from xent.inspection.examination._events import BackwardCall, GradientEvent, OptimizerStep
+from xent.inspection.examination._patches import as_original
 from xent.inspection.examination._session import Session, is_sampled
 
 Function = Callable[..., Any]
 
 
-def _as_named(original: Function) -> Callable[[Function], Function]:
-    return functools.wraps(original, assigned=("__name__", "__qualname__", "__doc__"))
-
-
 def observed_tensor_backward(original: Function) -> Function:
     """Wrap `Tensor.backward`."""
 
-    @_as_named(original)
+    @as_original(original)
     def backward(self: Tensor, gradient=None, retain_graph=None, create_graph=False, inputs=None) -> Any:
         if not _sessions.at_work():
             return original(self, gradient, retain_graph, create_graph, inputs)
@@ -44,7 +40,7 @@ def observed_tensor_backward(original: Function) -> Function:
 def observed_backward(original: Function) -> Function:
     """Wrap `torch.autograd.backward`."""
 
-    @_as_named(original)
+    @as_original(original)
     def backward(
         tensors, grad_tensors=None, retain_graph=None, create_graph=False, grad_variables=None, inputs=None
     ) -> Any:
@@ -66,7 +62,7 @@ def observed_backward(original: Function) -> Function:
 def observed_grad(original: Function) -> Function:
     """Wrap `torch.autograd.grad`."""
 
-    @_as_named(original)
+    @as_original(original)
     def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, *args: Any, **kwargs: Any) -> Any:
         if not _sessions.at_work():
             return original(outputs, inputs, grad_outputs, *args, **kwargs)
@@ -117,23 +113,23 @@ class _Backward:
 
     def before(self) -> None:
         for session, event in self._events:
-            if event.sampled or session.hears("at_backward"):
-                with _sessions.quiet():
+            if event.sampled or "at_backward" in session.heard:
+                with _sessions.quiet() if event.sampled else _sessions.busy():
                     session.backward(event)
 
     def after(self) -> None:
         for session, event in self._events:
             event.roots = event.gradients = ()
             event.inputs = None if event.inputs is None else ()
-            if session.hears("after_backward"):
-                with _sessions.quiet():
+            if "after_backward" in session.heard:
+                with _sessions.quiet() if event.sampled else _sessions.busy():
                     session.tell("after_backward", event)
 
 
 def observed_optimizer(original: Function) -> Function:
     """Wrap `Optimizer.__init__`: optimizers are known from the line that makes them."""
 
-    @_as_named(original)
+    @as_original(original)
     def __init__(self: Optimizer, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         original(self, *args, **kwargs)
         sessions = _sessions.at_work()
@@ -161,25 +157,26 @@ def _step(optimizer: Optimizer, method: Literal["at_step", "after_step"]) -> Non
     sessions = _sessions.at_work()
     if not sessions:
         return
-    frame = _sessions.caller()
     for session in sessions:
         facts = session.run.facts_of(optimizer)
         if method == "at_step":
             facts.num_steps += 1
             session.step_begins()
-        if session.hears(method):
-            site = session.known_site(frame)
+        if method in session.heard or facts.site is None:
+            site = session.known_site(_sessions.caller())
             facts.site = facts.site or site
             event = OptimizerStep(optimizer=optimizer, number=facts.num_steps, site=site,
                                   sampled=is_sampled(facts.num_steps))  # fmt: skip
-            with _sessions.quiet():
+            with _sessions.quiet() if event.sampled else _sessions.busy():
                 session.tell(method, event)
+        if method == "after_step":
+            session.step_ends()
 
 
 def observed_zero_grad(original: Function) -> Function:
     """Wrap `Optimizer.zero_grad`."""
 
-    @_as_named(original)
+    @as_original(original)
     def zero_grad(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
         _gradients("zero_grad", optimizer=self)
         return original(self, *args, **kwargs)
@@ -190,7 +187,7 @@ def observed_zero_grad(original: Function) -> Function:
 def observed_module_zero_grad(original: Function) -> Function:
     """Wrap `Module.zero_grad`."""
 
-    @_as_named(original)
+    @as_original(original)
     def zero_grad(self: Module, *args: Any, **kwargs: Any) -> Any:
         _gradients("zero_grad", module=self)
         return original(self, *args, **kwargs)
@@ -201,7 +198,7 @@ def observed_module_zero_grad(original: Function) -> Function:
 def observed_clip(original: Function) -> Function:
     """Wrap `clip_grad_norm_` or `clip_grad_value_`."""
 
-    @_as_named(original)
+    @as_original(original)
     def clip(parameters: Any, *args: Any, **kwargs: Any) -> Any:
         if not _sessions.at_work():
             return original(parameters, *args, **kwargs)
@@ -216,7 +213,7 @@ def observed_scaler(kind: Literal["unscale", "scaler_step"]) -> Callable[[Functi
     """Wrap `GradScaler.unscale_` or `.step`."""
 
     def wrap(original: Function) -> Function:
-        @_as_named(original)
+        @as_original(original)
         def scaled(self: Any, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
             _gradients(kind, optimizer=optimizer, scaler=self)
             return original(self, optimizer, *args, **kwargs)
@@ -230,13 +227,15 @@ def _gradients(
     kind: Literal["zero_grad", "clip", "unscale", "scaler_step"], *, module: Module | None = None, **given: Any
 ) -> None:
     sessions = _sessions.at_work()
-    if not sessions or not any(session.hears("at_gradients") for session in sessions):
+    if not sessions:
+        return
+    listening = [session for session in sessions if "at_gradients" in session.heard]
+    if not listening:
         return
     if module is not None:
         given["parameters"] = tuple(module.parameters())
     frame = _sessions.caller()
-    for session in sessions:
-        if session.hears("at_gradients"):
-            event = GradientEvent(kind=kind, site=session.known_site(frame), **given)
-            with _sessions.quiet():
-                session.tell("at_gradients", event)
+    for session in listening:
+        event = GradientEvent(kind=kind, site=session.known_site(frame), **given)
+        with _sessions.busy():
+            session.tell("at_gradients", event)

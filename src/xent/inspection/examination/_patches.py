@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any
 
 Wrapping = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def as_original(original: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make a wrapper look like what it wraps: its name, its text, and the place that its warnings name."""
+
+    def dress(wrapper: Callable[..., Any]) -> Callable[..., Any]:
+        named = ("__name__", "__qualname__", "__doc__")
+        return unseen_by_warnings(functools.wraps(original, assigned=named)(wrapper))
+
+    return dress
+
+
+def unseen_by_warnings(function: Any) -> Any:
+    """Let `warnings.warn(stacklevel=2)` in what `function` calls name the user's line.
+
+    Python leaves out frames whose file name has these two words, which are meant for its import machinery.
+    """
+    code = function.__code__
+    function.__code__ = code.replace(co_filename=f"{code.co_filename} <not named by warnings: importlib._bootstrap>")
+    return function
 
 
 class Patches:

@@ -61,7 +61,19 @@ class Session:
         self._on_call = [rule for rule in rules if rule.at_loss_call is not None]
         self._always = [rule for rule in self._on_call if rule.every_call]
         self._errors_only = [rule for rule in rules if rule.at_error is not None and rule.at_loss_call is None]
-        self._listeners = {name: self._overriding(name) for name in _WATCHED}
+        self._all_listeners = {name: self._overriding(name) for name in _WATCHED}
+        self._tireless = {
+            name: [(rule, listen) for rule, listen in listeners if listen.__self__.every_step]  # type: ignore[attr-defined]
+            for name, listeners in self._all_listeners.items()
+        }
+        self._listeners = self._all_listeners
+        # What is asked several times a step is not looked up each time.
+        self.heard = frozenset()
+        self._listen_to(self._all_listeners)
+        self.hears_every_call = bool(self._always) or any(
+            _hears_every_call(listen) for _, listen in self._all_listeners["at_loss_call"]
+        )
+        self.reads_next_graph = True  # whether the graph of the next backward pass may be read
 
     def _overriding(self, method: str) -> list[tuple[Rule, Callable[..., Any]]]:
         return [
@@ -101,7 +113,7 @@ class Session:
                     self._judge(rule, rule.at_loss_call, call, call.site)
             if call.sampled and call.output is not None:
                 self._judged.update(rule.slug for rule in self._errors_only if self._applies(rule, call))
-            for rule, listen in self._listeners["at_loss_call"]:
+            for rule, listen in self._all_listeners["at_loss_call"]:
                 if call.sampled or _hears_every_call(listen):
                     self._judge(rule, listen, call, call.site, counts=False)
 
@@ -130,12 +142,28 @@ class Session:
         """
         self.run.num_backwards += 1
         self._since_step += 1
-        return is_sampled(self.run.num_steps + 1) and (self._since_step <= 16 or is_sampled(self._since_step))
+        return self.reads_next_graph and (self._since_step <= 16 or is_sampled(self._since_step))
 
     def step_begins(self) -> None:
         """Count an optimizer step."""
         self.run.num_steps += 1
         self._since_step = 0
+        self.reads_next_graph = is_sampled(self.run.num_steps + 1)
+
+    def step_ends(self) -> None:
+        """After an optimizer step: rules that may sleep hear of pairs of steps, 1–6, 10 and 11, 20 and 21, …"""
+        number = self.run.num_steps + 1
+        wanted = self._all_listeners if is_sampled(number) or is_sampled(number - 1) else self._tireless
+        if wanted is not self._listeners:
+            if wanted is self._all_listeners:
+                for _, watcher in self._watchers:
+                    if not watcher.every_step:
+                        watcher.at_wake()
+            self._listen_to(wanted)
+
+    def _listen_to(self, listeners: dict[str, list[tuple[Rule, Callable[..., Any]]]]) -> None:
+        self._listeners = listeners
+        self.heard = frozenset(name for name, some in listeners.items() if some)
 
     def backward(self, event: BackwardCall) -> None:
         """A backward pass is about to run: losses written by hand are judged now, then the run's rules hear of it."""
@@ -158,15 +186,6 @@ class Session:
         """Give an event of a run to the watchers."""
         with self._lock:
             self._tell(method, event)
-
-    @property
-    def hears_every_call(self) -> bool:
-        """Whether calls that are not sampled matter to a rule."""
-        return bool(self._always) or any(_hears_every_call(listen) for _, listen in self._listeners["at_loss_call"])
-
-    def hears(self, *methods: str) -> bool:
-        """Whether any rule listens to one of these events."""
-        return any(self._listeners[method] for method in methods)
 
     def _tell(self, method: str, event: LossCall | BackwardCall | OptimizerStep | GradientEvent) -> None:
         for rule, listen in self._listeners[method]:

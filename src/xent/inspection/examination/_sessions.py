@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from types import FrameType
 
 import torch
@@ -26,7 +25,7 @@ _sessions: tuple[Session, ...] = ()
 
 def at_work() -> tuple[Session, ...]:
     """The sessions that see what happens here: none under torch.compile, nor inside what is observed already."""
-    if not _sessions or _here.depth or torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling() or _here.depth:  # the first, so that dynamo guards on nothing of ours
         return ()
     return _sessions
 
@@ -46,20 +45,39 @@ def leave() -> None:
     _here.depth -= 1
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
+class quiet:  # noqa: N801  (used as a function; a generator would cost three times as much, several times a step)
     """For checks: no gradients, no user's modes, and what they call is not observed."""
-    _here.depth += 1
-    try:
-        with torch.no_grad():
-            if torch._C._len_torch_dispatch_stack() or torch._C._is_torch_function_mode_enabled():
-                from torch.utils._python_dispatch import _disable_current_modes
 
-                with torch._C.DisableTorchFunction(), _disable_current_modes():
-                    yield
-            else:
-                yield
-    finally:
+    __slots__ = ("_modes", "_were_graded")
+
+    def __enter__(self) -> None:
+        _here.depth += 1
+        self._were_graded = torch.is_grad_enabled()
+        self._modes: ExitStack | None = None
+        if torch._C._len_torch_dispatch_stack() or torch._C._is_torch_function_mode_enabled():
+            from torch.utils._python_dispatch import _disable_current_modes
+
+            self._modes = ExitStack()
+            self._modes.enter_context(torch._C.DisableTorchFunction())
+            self._modes.enter_context(_disable_current_modes())
+        torch._C._set_grad_enabled(False)
+
+    def __exit__(self, *error: object) -> None:
+        torch._C._set_grad_enabled(self._were_graded)
+        if self._modes is not None:
+            self._modes.close()
+        _here.depth -= 1
+
+
+class busy:  # noqa: N801  (as above)
+    """For rules that only read numbers: what they call is not observed."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        _here.depth += 1
+
+    def __exit__(self, *error: object) -> None:
         _here.depth -= 1
 
 
