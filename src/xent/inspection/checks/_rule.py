@@ -23,7 +23,7 @@ class Watcher:
     """
 
     every_step: ClassVar[bool] = True
-    """False for a rule that may sleep: it hears of steps 1–6, 10, 11, 20, 21, 50, 51, … and costs the others nothing."""
+    """False for a rule that may sleep: it hears of steps 1–6, 10, 11, 20, 21, 50, … and costs the others nothing."""
 
     every_call: ClassVar[bool] = False
     """Whether `at_loss_call` is for every call of a loss, not only the sampled ones (below 5 µs then)."""
