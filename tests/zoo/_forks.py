@@ -126,7 +126,7 @@ def _plain(argv: list[str]) -> int:
     try:
         runpy.run_path(argv[0], run_name="__main__")
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        return _status(stop)
     except BaseException:
         traceback.print_exc()
         return 1
@@ -136,7 +136,14 @@ def _plain(argv: list[str]) -> int:
 def _doctor(argv: list[str], index: int) -> int:
     from xent.cli import main
 
-    return main(["doctor", *(part.replace("{rank}", str(index)) for part in argv)])
+    try:
+        return main(["doctor", *(part.replace("{rank}", str(index)) for part in argv)])
+    except SystemExit as stop:
+        return _status(stop)
+
+
+def _status(stop: SystemExit) -> int:
+    return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
 
 
 def _flush() -> None:
