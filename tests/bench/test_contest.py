@@ -136,7 +136,8 @@ def test_the_requirements_of_the_issues_are_all_asked() -> None:
     assert {(need.of, need.kind, need.against): need.bound for need in third.needs}[
         ("xent", "times", "products")
     ] == 1.5
-    assert {case.shape for case in linear} == {(2048, 768, 50257), (4096, 2048, 32000), (1024, 2304, 256000)}
+    asked = {(2048, 768, 50257), (4096, 2048, 32000), (1024, 2304, 256000)}
+    assert {case.shape for case in linear} == asked | {(256, 768, 16384)}  # the last for machines without bfloat16
 
 
 def test_gradient_errors_against_float64() -> None:

@@ -117,7 +117,8 @@ def test_statistics(backend, dtype, case):
     with running_on(backend, "cross_entropy", leaves["input"]):
         loss, rows = xent.cross_entropy(leaves["input"], leaves["target"], stats=True, **options)
         alone = xent.cross_entropy(leaves["input"], leaves["target"], **options)
-    assert torch.equal(loss, alone) or (loss.isnan() and alone.isnan())
+    # strided classes take another loop with statistics, whose sums have another order: a rounding or two apart
+    torch.testing.assert_close(loss, alone, rtol=4 * torch.finfo(loss.dtype).eps, atol=0, equal_nan=True)
     truth = statistics_of(case, dtype)
     got = {"loss": loss, **{f"rows.{n}": getattr(rows, n) for n in ("loss", "lse", "entropy", "z_loss", "weight")}}
     assert all(value.dtype == stats_dtype(dtype) for value in got.values())

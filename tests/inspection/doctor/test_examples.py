@@ -8,11 +8,14 @@ from tests.inspection.doctor.support import examined, found
 from xent.inspection.checks._registry import all_rules
 from xent.inspection.checks._rule import Rule
 
+ELSEWHERE = {"mean-of-means-across-ranks"}  # found by two processes only: tests/inspection/doctor/test_means.py
 RULES = [pytest.param(rule, id=rule.slug) for rule in all_rules()]
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_the_example_is_found(rule: Rule) -> None:
+    if rule.slug in ELSEWHERE:
+        pytest.skip("its example needs two processes")
     report = examined(rule.example)
     assert rule.slug in [slug for slug, _ in found(report)], str(report)
     severities = {each.severity for each in report.findings if each.rule == rule.slug}

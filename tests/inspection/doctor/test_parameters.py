@@ -130,7 +130,8 @@ CORRECT = {
         "model = Net([nn.Linear(8, 8).requires_grad_(False), nn.ReLU()])\ntrain(model, SGD(model.parameters(), 0.1))\n"
     ),
     "two optimizers": (
-        "body, head = nn.Linear(8, 8), nn.Linear(8, 3)\nfirst, second = SGD(body.parameters(), 0.1), SGD(head.parameters(), 0.1)\n"
+        "body, head = nn.Linear(8, 8), nn.Linear(8, 3)\n"
+        "first, second = SGD(body.parameters(), 0.1), SGD(head.parameters(), 0.1)\n"
         "for _ in range(3):\n    F.cross_entropy(head(body(x)), y).backward()\n"
         "    for optimizer in (first, second):\n        optimizer.step()\n        optimizer.zero_grad()\n"
     ),
@@ -147,7 +148,8 @@ CORRECT = {
         "    optimizer.step()\n    for p in body.parameters(): p.data -= 0.1 * p.grad\n"
     ),
     "an adversarial input": (
-        "model = nn.Linear(8, 3)\nx.requires_grad_(True)\nmodel.seen = [x, x]\ntrain(model, SGD(model.parameters(), 0.1))\n"
+        "model = nn.Linear(8, 3)\nx.requires_grad_(True)\nmodel.seen = [x, x]\n"
+        "train(model, SGD(model.parameters(), 0.1))\n"
         "torch.autograd.grad(F.cross_entropy(model(x), y), x)\n"
     ),
     "style transfer": (
@@ -179,13 +181,13 @@ CORRECT = {
     ),
     "L-BFGS": (
         "model = nn.Linear(8, 3)\noptimizer = torch.optim.LBFGS(model.parameters())\n"
-        "def closure():\n    optimizer.zero_grad()\n    loss = F.cross_entropy(model(x), y)\n    loss.backward()\n    return loss\n"
-        "for _ in range(3): optimizer.step(closure)\n"
+        "def closure():\n    optimizer.zero_grad()\n    loss = F.cross_entropy(model(x), y)\n    loss.backward()\n"
+        "    return loss\nfor _ in range(3): optimizer.step(closure)\n"
     ),
     "gradients by autograd.grad": (
         "model = nn.Linear(8, 3)\noptimizer = SGD(model.parameters(), 0.1)\nweights = list(model.parameters())\n"
-        "for _ in range(3):\n    for p, g in zip(weights, torch.autograd.grad(F.cross_entropy(model(x), y), weights)):\n"
-        "        p.grad = g\n    optimizer.step()\n"
+        "for _ in range(3):\n    gradients = torch.autograd.grad(F.cross_entropy(model(x), y), weights)\n"
+        "    for p, g in zip(weights, gradients): p.grad = g\n    optimizer.step()\n"
     ),
     "sparse gradients": (
         "table, head = nn.Embedding(9, 8, sparse=True), nn.Linear(8, 3)\n"

@@ -37,6 +37,7 @@ CORRECT = {
     "the log of a sigmoid": "F.cross_entropy(model(x).sigmoid().log(), y)",
     "cosines": "F.cross_entropy((F.normalize(x.abs()) @ F.normalize(model.weight.abs()).T), y)",
     "logits near 0.3": "F.cross_entropy(torch.full((32, 10), 0.3) + 0.1 * torch.rand(32, 10), y)",
+    "a softmax over the batch, no graph": "F.cross_entropy(model(x[:4]).mul(3).softmax(0).detach(), y[:4])",
     "some logits": "F.binary_cross_entropy_with_logits(torch.rand(32, 1) * 0.5, b)",
     "a sigmoid for BCE": "F.binary_cross_entropy(head(x).sigmoid(), b)",
     "a mixture of probabilities": "F.binary_cross_entropy(torch.randn(32, 4).softmax(1) @ torch.rand(4, 1), b)",

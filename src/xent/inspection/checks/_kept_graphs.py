@@ -40,6 +40,8 @@ class _Graph:
 class _LossKeptAlive(Watcher):
     """Graphs that were used up by backward(), whose nodes still live two steps later."""
 
+    every_step = False
+
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         self._graphs: list[_Graph] = []

@@ -31,6 +31,9 @@ class _MeanOfMeans(Shares):
         self._step = -1
         self._compared = False
 
+    def at_wake(self) -> None:
+        self._shares = []
+
     def at_backward(self, backward: BackwardCall) -> None:
         if self.wants(backward) and (self._step != self.run.num_steps or is_clear(backward.parameters)):
             self._shares, self._step = [], self.run.num_steps

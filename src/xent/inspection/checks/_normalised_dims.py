@@ -90,6 +90,13 @@ def _by_values(call: LossCall) -> Iterator[Found]:
                 return
 
 
+def sums_to_one_somewhere(table: Tensor) -> bool:
+    """Whether the sums over one of the dims are 1: a softmax made the values; tables that are large are not asked."""
+    if table.numel() > _MOST:
+        return False
+    return any(_all_one(table.double().sum(dim)) for dim in range(table.ndim) if table.shape[dim] > 1)
+
+
 def _all_one(sums: Tensor) -> bool:
     return bool(((sums - 1).abs() <= _SUMS_TO_ONE).all())
 

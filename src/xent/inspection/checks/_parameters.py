@@ -26,15 +26,23 @@ class _Held:
         self._run = run
         self._references: dict[int, weakref.ref[Tensor]] = {}
         self._sizes: dict[int, int] = {}
+        self._seen: set[int] = set()  # facts of optimizers
 
     def note(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimizer steps, or is looked at."""
         size = sum(len(group["params"]) for group in optimizer.param_groups)
+        self._seen.add(id(self._run.facts_of(optimizer)))
         if self._sizes.get(id(optimizer)) != size or optimizer not in self:
             self._sizes[id(optimizer)] = size
             for group in optimizer.param_groups:
                 for each in group["params"]:
                     self._references[id(each)] = weakref.ref(each)
+
+    @property
+    def missed_one(self) -> bool:
+        """Whether an optimizer made steps and was gone before it was looked at."""
+        return any(facts.num_steps and facts.reference() is None and id(facts) not in self._seen
+                   for facts in self._run.optimizers)  # fmt: skip
 
     def note_all(self) -> None:
         """Those of the run that live."""
@@ -56,6 +64,8 @@ class _Held:
 
 class _Unheld(Watcher):
     """Leaves behind the sampled backwards that no optimizer holds; the process is searched only if there are any."""
+
+    every_step = False
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
@@ -141,6 +151,8 @@ class _NotRegistered(_Unheld):
         if not self._saw_backward:
             raise NotChecked("backward() was not called")
         loose = [each for each in self._loose if self._is_mistake(each)]
+        if loose and self._held.missed_one:
+            raise NotChecked("an optimizer came and went between the steps that are looked at")
         for attribute in dict.fromkeys((each.held.attribute, each.held.alone) for each in loose):
             yield self._found([each for each in loose if (each.held.attribute, each.held.alone) == attribute])
 
@@ -235,6 +247,8 @@ class _NotInOptimizer(_Unheld):
             each for each in self._unmoved.values()
             if each.confirmed and not each.moved and not self._held.held_once(each.reference, each.key)
         ]  # fmt: skip
+        if left and self._held.missed_one:
+            raise NotChecked("an optimizer came and went between the steps that are looked at")
         groups = ([each for each in left if each.is_training], [each for each in left if not each.is_training])
         return [self._found(group) for group in groups if group]
 

@@ -23,15 +23,22 @@ class _Clip:
 class _ClipBeforeUnscale(Watcher):
     """A clip after the last backward, then GradScaler.step() of an optimizer that was not unscaled before the clip."""
 
+    every_step = False
+
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         self._clips: list[_Clip] = []
-        self._unscaled: set[int] = set()  # optimizers, since their last step
+        self._unscaled: set[int] = set()  # optimizers, since the last backward
         self._saw_scaler = False
+
+    def at_wake(self) -> None:
+        self._clips.clear()
+        self._unscaled.clear()
 
     def at_backward(self, backward: BackwardCall) -> None:
         if not backward.is_grad:
             self._clips.clear()
+            self._unscaled.clear()  # new gradients are scaled; scaler.step() itself unscales after it was judged
 
     def at_gradients(self, event: GradientEvent) -> Iterator[Found] | None:
         key = id(event.optimizer)

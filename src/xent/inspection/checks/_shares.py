@@ -47,6 +47,8 @@ def same(numbers: list[float]) -> bool:
 class Shares(Watcher):
     """Calls `add` with each share of the sampled backwards. Hooks stand on the losses' nodes during backward() only."""
 
+    every_step = False
+
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         self._pending: list[Callable[[], Share | None]] = []

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from xent.inspection.checks._class_dims import has_tensors, not_run
 from xent.inspection.checks._layers import may_mix_probabilities, raw_layer
+from xent.inspection.checks._normalised_dims import sums_to_one_somewhere
 from xent.inspection.checks._rule import Rule
 from xent.inspection.checks._softmaxes import looks_like_probabilities
 from xent.inspection.examination._events import LossCall
@@ -18,7 +19,6 @@ from xent.inspection.examination._finding import Found, NotChecked
 
 _FEWEST = 8  # values from which "all between 0 and 1" says something: of normal logits it has a chance of 2e-4
 _FEWEST_SPREAD = 32
-_MOST_SUMMED = 1 << 20
 _ROUNDING = 1e-3  # beyond 0 or 1: probabilities that were added up, no logits
 
 
@@ -59,17 +59,7 @@ def _looks_squashed(call: LossCall) -> bool:
     if rows.numel() < _FEWEST or rows.shape[-1] < 2 or not rows.is_floating_point() or looks_like_probabilities(rows):
         return False
     low, high = _reach(rows)
-    return 0 < low < 0.5 < high < 1 and not _is_softmax_of_another_dim(call)
-
-
-def _is_softmax_of_another_dim(call: LossCall) -> bool:
-    """Softmax ran, over what are no classes: softmax-wrong-dim."""
-    input = call.values_of(call.input)
-    if input.numel() > _MOST_SUMMED:
-        return False
-    return any(
-        bool(((input.sum(dim) - 1).abs() < _ROUNDING).all()) for dim in range(input.ndim) if input.shape[dim] > 1
-    )
+    return 0 < low < 0.5 < high < 1 and not sums_to_one_somewhere(call.values_of(call.input))  # softmax-wrong-dim
 
 
 def _reach(values: Tensor) -> tuple[float, float]:

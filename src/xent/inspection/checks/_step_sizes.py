@@ -24,6 +24,7 @@ _MOST_NODES = 1000
 _MOST_ELEMENTS = 1 << 22  # of parameters that are copied for the time of a step: 16 MiB in float32
 _OVERSHOT = -0.5  # measured / predicted: the loss rose by half of what it should have fallen
 _ENOUGH = 2  # such steps
+_THROWN = 2.0  # or one, if the loss is then so many times what it ever was before
 _RANDOM = ("Dropout", "Rrelu", "Bernoulli", "Attention")
 
 Data = tuple[tuple[weakref.ref[Tensor], int, tuple[int, ...], int], ...]
@@ -60,6 +61,8 @@ class _Step:
 class _StepOvershoots(Watcher):
     """Two steps in a row on one batch: the second loss says what the first step did. No forward pass is made for it."""
 
+    every_step = False
+
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         self._backwards = 0
@@ -68,6 +71,9 @@ class _StepOvershoots(Watcher):
         self._before: list[tuple[Tensor, Tensor]] = []  # for the time of a step
         self._steps: list[_Step] = []
         self._scaled = self._told = False
+
+    def at_wake(self) -> None:
+        self._backwards, self._now, self._last = 0, None, None
 
     def at_backward(self, backward: BackwardCall) -> Iterator[Found] | None:
         if backward.is_grad:
@@ -94,7 +100,7 @@ class _StepOvershoots(Watcher):
     def at_step(self, step: OptimizerStep) -> None:
         self._before, self._last = [], None
         now = self._now
-        if now is None or not _is_whole(now, step.parameters):
+        if now is None or not is_sampled(self.run.num_steps) or not _is_whole(now, step.parameters):
             return
         moved = [each for each in step.parameters if each.grad is not None]
         if sum(each.numel() for each in moved) <= _MOST_ELEMENTS:
@@ -113,7 +119,9 @@ class _StepOvershoots(Watcher):
 
     def _judged(self) -> Iterator[Found] | None:
         wrong = [each for each in self._steps if each.ratio < _OVERSHOT or not math.isfinite(each.after)]
-        if len(wrong) < _ENOUGH:
+        first, last = self._steps[0], self._steps[-1]
+        thrown = last.ratio < _OVERSHOT and last.after > _THROWN * max(first.before, last.before, 0)
+        if len(wrong) < _ENOUGH and not thrown:
             return None
         self._told = True
         return iter([_found(wrong[0], len(wrong), len(self._steps))])

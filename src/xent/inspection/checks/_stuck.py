@@ -50,6 +50,8 @@ class _Line:
 class _StuckAtPrior(Watcher):
     """The sampled calls of every line that computes losses to train on, from the 40th step on."""
 
+    every_step = False
+
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         self._lines: dict[CallSite | None, _Line] = {}

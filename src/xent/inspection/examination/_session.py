@@ -78,6 +78,9 @@ class Session:
         # What is asked several times a step is not looked up each time.
         self.heard = frozenset()
         self._listen_to(self._all_listeners)
+        self.hears_every_call = bool(self._always) or any(
+            _hears_every_call(listen) for _, listen in self._all_listeners["at_loss_call"]
+        )
         self.reads_next_graph = True  # whether the graph of the next backward pass may be read
 
     def _overriding(self, method: str) -> list[tuple[Rule, Callable[..., Any]]]:
@@ -118,7 +121,7 @@ class Session:
                     self._judge(rule, rule.at_loss_call, call, call.site)
             if call.sampled and call.output is not None:
                 self._judged.update(rule.slug for rule in self._errors_only if self._applies(rule, call))
-            for rule, listen in self._listeners["at_loss_call"]:
+            for rule, listen in self._all_listeners["at_loss_call"]:
                 if call.sampled or _hears_every_call(listen):
                     self._judge(rule, listen, call, call.site, counts=False)
 
@@ -169,9 +172,6 @@ class Session:
     def _listen_to(self, listeners: dict[str, list[tuple[Rule, Callable[..., Any]]]]) -> None:
         self._listeners = listeners
         self.heard = frozenset(name for name, some in listeners.items() if some)
-        self.hears_every_call = bool(self._always) or any(
-            _hears_every_call(each) for _, each in listeners["at_loss_call"]
-        )
 
     def backward(self, event: BackwardCall) -> None:
         """A backward pass is about to run: losses written by hand are judged now, then the run's rules hear of it."""
