@@ -55,6 +55,25 @@ def added_up(x: Tensor) -> Tensor:
     return total / N
 
 
+def quotient(x: Tensor) -> Tensor:
+    counts = x.exp()
+    return counts / counts.sum(-1, keepdim=True)
+
+
+def logs_of_quotients_subtracted(x: Tensor) -> Tensor:
+    total = 0.0
+    for i in range(N):
+        total = total - torch.log((torch.exp(x[i]) / torch.exp(x[i]).sum())[Y[i]])
+    return total / N
+
+
+def step_by_step(x: Tensor) -> Tensor:
+    """Every operation a line of its own, as in lectures on backpropagation."""
+    counts = (x - x.max(1, keepdim=True).values).exp()
+    probs = counts * counts.sum(1, keepdim=True) ** -1
+    return -probs.log()[range(N), Y].mean()
+
+
 def with_the_maximum_taken_out(x: Tensor) -> Tensor:
     m = x.max(-1)[0]
     return (m + (x - m[:, None]).exp().sum(-1).log() - x[ROWS, Y]).mean()
@@ -115,6 +134,17 @@ WRITTEN = [
     Written("log of softmax", lambda x: -x.softmax(1).log()[ROWS, Y].mean(), MEAN),
     Written("log of a pick", lambda x: -x.softmax(1)[ROWS, Y].log().mean(), MEAN),
     Written("quotient of exps", lambda x: -(x.exp() / x.exp().sum(-1, keepdim=True)).log()[ROWS, Y].mean(), MEAN),
+    Written("pick of a quotient", lambda x: -quotient(x)[ROWS, Y].log().mean(), MEAN),
+    Written("gather of a quotient", lambda x: -quotient(x).gather(1, Y[:, None]).log().mean(), MEAN),
+    Written("pick of one quotient", lambda x: -(x[0].exp() / x[0].exp().sum())[Y[0]].log(),
+            "cross_entropy · mean over 1 row · 5 classes"),
+    Written("pick of a stable quotient", lambda x: -quotient(x - x.max(1, keepdim=True)[0])[ROWS, Y].log().mean(),
+            MEAN),
+    Written("quotient of a pick", lambda x: -(x.exp()[ROWS, Y] / x.exp().sum(1)).log().mean(), MEAN),
+    Written("quotients in a loop", logs_of_quotients_subtracted, MEAN),
+    Written("softmax step by step", step_by_step, MEAN),
+    Written("one-hot softmax", lambda x: -(x.softmax(1) * F.one_hot(Y, C)).sum(1).log().mean(), MEAN),
+    Written("one-hot quotient", lambda x: -(F.one_hot(Y, C) * quotient(x)).sum(-1, keepdim=True).log().mean(), MEAN),
     Written("x − ln Σ exp", lambda x: -(x - x.exp().sum(-1, keepdim=True).log())[ROWS, Y].mean(), MEAN),
     Written("x − logsumexp", lambda x: -(x - x.logsumexp(-1, keepdim=True))[ROWS, Y].mean(), MEAN),
     Written("one-hot", lambda x: -(F.one_hot(Y, C) * x.log_softmax(1)).sum(1).mean(), MEAN),

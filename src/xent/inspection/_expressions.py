@@ -219,7 +219,8 @@ class Product(Expression):
 def aligned(index: Index, shape: tuple[int, ...]) -> Index:
     """The index of a tensor of `shape` that is broadcast to the indexed one."""
     parts = index[len(index) - len(shape) :]
-    return tuple(torch.zeros_like(part) if size == 1 else part for part, size in zip(parts, shape, strict=True))
+    first = [part.new_zeros((1,) * part.ndim) for part in parts]  # one, however many: a sum in a row is made once
+    return tuple(zero if size == 1 else part for part, zero, size in zip(parts, first, shape, strict=True))
 
 
 def ravel(index: Index, shape: tuple[int, ...] | list[int]) -> Tensor:

@@ -207,6 +207,9 @@ def _addend(fold: Fold, edge: Edge, place: int) -> Tensor:
     if behind is None:  # `loss + 3`: the node keeps no constant; the comparison with the tensor shows what it was
         fold.added.append(edge)
         return torch.zeros((), dtype=torch.float64)
+    if kind_of(behind) == "Rsub" and edge.shape == ():  # `total = 0.0; total = total - …`
+        fold.added.append(behind)
+        return -float(behind.saved("alpha") or 1) * _addend(fold, behind, 0)
     before = len(fold.leaves)
     try:
         return _alone(fold, behind, before)

@@ -11,6 +11,7 @@ from xent.inspection._class_sums import blocks
 from xent.inspection._expressions import Elementwise, Expression
 from xent.inspection._leaves import LogSumExps
 from xent.inspection._nodes import Edge, Unreadable, kind_of, signed
+from xent.inspection._picked_probabilities import exponents_of, log_of_picked
 from xent.inspection._tables import expression_of, operand
 
 if TYPE_CHECKING:
@@ -22,14 +23,41 @@ def log_of(fold: Fold, edge: Edge) -> Tensor:
     behind = edge.operands[0]
     if behind is None:
         raise Unreadable(edge)
-    if kind_of(behind) == "Sum" and behind.operands[0] is not None and kind_of(behind.operands[0]) == "Exp":
-        logits = operand(behind.operands[0], 0)
-        dims = [signed(dim) % len(logits.shape) for dim in behind.saved("dim") or ()]
-        if len(dims) == 1:
-            return _log_sum_exp_of(fold, edge, logits, dims[0], bool(behind.saved("keepdim")))
+    picked = log_of_picked(edge)
+    if picked is not None:
+        return fold.leaf(picked)
     if not fold.has_rows(behind):
         return fold.elements(expression_of(edge), edge)
-    return fold(behind).log()
+    found = _log_of_sum(fold, edge, behind) if kind_of(behind) == "Sum" else _log_of_quotient(fold, edge, behind)
+    return fold(behind).log() if found is None else found
+
+
+def _log_of_sum(fold: Fold, edge: Edge, total: Edge | None) -> Tensor | None:
+    """The logarithm at `edge` of Σ exp(x) over the classes; None where the total is another one."""
+    terms = total.operands[0] if total is not None and kind_of(total) == "Sum" else None
+    if total is None or terms is None or kind_of(terms) != "Exp":
+        return None
+    logits = operand(terms, 0)
+    rank = len(logits.shape)
+    dims = [signed(dim) % rank for dim in total.saved("dim") or range(rank)]
+    return _log_sum_exp_of(fold, edge, logits, dims[0], bool(total.saved("keepdim"))) if len(dims) == 1 else None
+
+
+def _log_of_quotient(fold: Fold, edge: Edge, quotient: Edge) -> Tensor | None:
+    """Ln (exp(x)[y] / Σ exp(x)) = x[y] − ln Σ exp(x); None where a sum overflowed: the loss is no such number then."""
+    if kind_of(quotient) != "Div" or len(quotient.operands) < 2 or quotient.operands[0] is None:
+        return None
+    numerator, divisor = quotient.operands[:2]
+    exponents = exponents_of(numerator) if _divisor_is_finite(quotient) else None
+    if exponents is None:
+        return None
+    subtrahend = _log_of_sum(fold, edge, divisor)
+    return None if subtrahend is None else fold.elements(exponents, edge) - subtrahend
+
+
+def _divisor_is_finite(quotient: Edge) -> bool:
+    divisor = quotient.saved("other")
+    return isinstance(divisor, Tensor) and bool((divisor.isfinite() & (divisor != 0)).all())
 
 
 def _log_sum_exp_of(fold: Fold, edge: Edge, logits: Expression, dim: int, keepdim: bool) -> Tensor:

@@ -83,7 +83,7 @@ def _from_torch(edge: Edge) -> Expression:
     if kind in _SAVED_RESULT and isinstance(edge.saved("result"), Tensor):
         return Known(edge.saved("result"))
     if kind in _ONE_OPERAND:
-        behind = _logits_behind(edge.operands[0]) if kind == "Log" else None
+        behind = logits_behind(edge.operands[0]) if kind == "Log" else None
         alone = edge.operands[0] is not None and edge.operands[0].name.startswith(("Sigmoid", "Rsub"))
         return Elementwise(kind, _ONE_OPERAND[kind], (operand(edge, 0, "self"),), behind, of_elements=alone)
     maker = _MAKERS.get(kind)
@@ -95,7 +95,7 @@ def _from_torch(edge: Edge) -> Expression:
     return view
 
 
-def _logits_behind(probabilities: Edge | None) -> Edge | None:
+def logits_behind(probabilities: Edge | None) -> Edge | None:
     """X of softmax(x), or of exp(x) / Σ exp(x)."""
     if probabilities is None:
         return None
