@@ -22,8 +22,11 @@ class Watcher:
     Every method may return or yield `Found`s, or raise `NotChecked(reason)`.
     """
 
-    every_step: ClassVar[bool] = True
-    """False for a rule that may sleep: it hears of steps 1–6, 10, 11, 20, 21, 50, … and costs the others nothing."""
+    every_step: bool = True
+    """False for a rule that may sleep: it hears of steps 1–6, 10, 11, 20, 21, 50, 51, …; the others cost nothing.
+
+    A rule may set it on itself while it runs; it is read at the next of those steps.
+    """
 
     every_call: ClassVar[bool] = False
     """Whether `at_loss_call` is for every call of a loss, not only the sampled ones (below 5 µs then)."""

@@ -67,11 +67,19 @@ class Patches:
                 setattr(kind, name, old)
 
 
+_without: dict[str, int] = {}  # modules that held none of the functions → how many names they had
+
+
 def _exchange(by_id: dict[int, Any]) -> None:
-    for module in list(sys.modules.values()):
+    """A module that held none is looked through again once it has another number of names; the user's own always."""
+    for module_name, module in list(sys.modules.items()):
         names = getattr(module, "__dict__", None)
-        if type(names) is not dict:
+        if type(names) is not dict or _without.get(module_name) == len(names):
             continue
-        for name, value in list(names.items()):
-            if id(value) in by_id:
-                names[name] = by_id[id(value)]
+        held = [name for name, value in list(names.items()) if id(value) in by_id]
+        for name in held:
+            names[name] = by_id[id(names[name])]
+        if not held and module_name not in ("__main__", "__mp_main__"):
+            _without[module_name] = len(names)
+        elif held:
+            _without.pop(module_name, None)
