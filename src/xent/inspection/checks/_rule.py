@@ -30,10 +30,11 @@ class Watcher:
 
     Attributes:
         every_call: whether `at_loss_call` is for every call of a loss, not only the sampled ones (below 5 µs then).
-        every_step: False for a rule that may sleep: it hears of steps 1–6, 10, 11, 20, 21, 50, 51, … only.
+        every_step: False for a rule that may sleep: it hears of steps 1–6, 10, 11, 20, 21, 50, 51, … only. A
+            rule may set it on itself; it is read at the next of those steps.
     """
 
-    every_step: ClassVar[bool] = True
+    every_step: bool = True
     every_call: ClassVar[bool] = False
 
     def __init__(self, run: Run) -> None:

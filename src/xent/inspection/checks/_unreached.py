@@ -52,7 +52,11 @@ class _Waiting:
 
 
 class _Unreached(Watcher):
-    """Looks at `.grad` alone, so that it does not matter how a gradient comes there (checkpointing, heads in turn)."""
+    """Looks at `.grad` alone, so that it does not matter how a gradient comes there (checkpointing, heads in turn).
+
+    It hears of every step while a parameter is waiting, and may sleep else. Bare tensors are left out: one may be there
+    for a scheduler alone.
+    """
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
@@ -80,6 +84,7 @@ class _Unreached(Watcher):
         waiting = self._waiting_of(step)
         waiting.look()  # a closure made them
         waiting.num_steps += 1
+        self.every_step = any(each.left for each in self._waiting.values())
 
     def _look(self) -> None:
         for waiting in self._waiting.values():
@@ -97,7 +102,7 @@ class _Unreached(Watcher):
             self._waiting[id(step.optimizer)] = known
         if known.num_parameters != size:
             for parameter in step.parameters[known.num_parameters :]:
-                if isinstance(parameter, Parameter):  # a bare tensor may be there for a scheduler alone
+                if isinstance(parameter, Parameter) and not step.optimizer.state.get(parameter):  # else it was stepped
                     known.left[id(parameter)] = weakref.ref(parameter)
                 known.shapes[id(parameter)] = tuple(parameter.shape)
             known.num_parameters = size

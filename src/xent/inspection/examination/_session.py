@@ -70,10 +70,6 @@ class Session:
         self._always = [rule for rule in self._on_call if rule.every_call]
         self._errors_only = [rule for rule in rules if rule.at_error is not None and rule.at_loss_call is None]
         self._all_listeners = {name: self._overriding(name) for name in _WATCHED}
-        self._tireless = {
-            name: [(rule, listen) for rule, listen in listeners if listen.__self__.every_step]  # type: ignore[attr-defined]
-            for name, listeners in self._all_listeners.items()
-        }
         self._listeners = self._all_listeners
         # What is asked several times a step is not looked up each time.
         self.heard = frozenset()
@@ -161,13 +157,21 @@ class Session:
     def step_ends(self) -> None:
         """After an optimizer step: rules that may sleep hear of pairs of steps, 1–6, 10 and 11, 20 and 21, …"""
         number = self.run.num_steps + 1
-        wanted = self._all_listeners if is_sampled(number) or is_sampled(number - 1) else self._tireless
-        if wanted is not self._listeners:
-            if wanted is self._all_listeners:
-                for _, watcher in self._watchers:
-                    if not watcher.every_step:
-                        watcher.at_wake()
-            self._listen_to(wanted)
+        awake = is_sampled(number) or is_sampled(number - 1)
+        if awake is (self._listeners is self._all_listeners):
+            return
+        if awake:
+            for _, watcher in self._watchers:
+                if not watcher.every_step:
+                    watcher.at_wake()
+        self._listen_to(self._all_listeners if awake else self._tireless())
+
+    def _tireless(self) -> dict[str, list[tuple[Rule, Callable[..., Any]]]]:
+        """What those rules hear that may not sleep now."""
+        return {
+            name: [(rule, listen) for rule, listen in listeners if listen.__self__.every_step]  # type: ignore[attr-defined]
+            for name, listeners in self._all_listeners.items()
+        }
 
     def _listen_to(self, listeners: dict[str, list[tuple[Rule, Callable[..., Any]]]]) -> None:
         self._listeners = listeners
