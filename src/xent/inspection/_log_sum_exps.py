@@ -45,10 +45,10 @@ def _log_of_sum(fold: Fold, edge: Edge, total: Edge | None) -> Tensor | None:
 
 def _log_of_quotient(fold: Fold, edge: Edge, quotient: Edge) -> Tensor | None:
     """Ln (exp(x)[y] / Σ exp(x)) = x[y] − ln Σ exp(x); None where a sum overflowed: the loss is no such number then."""
-    if kind_of(quotient) != "Div" or len(quotient.operands) < 2 or quotient.operands[0] is None:
+    if kind_of(quotient) != "Div" or len(quotient.operands) < 2:
         return None
     numerator, divisor = quotient.operands[:2]
-    exponents = exponents_of(numerator) if _divisor_is_finite(quotient) else None
+    exponents = exponents_of(numerator) if numerator is not None and _divisor_is_finite(quotient) else None
     if exponents is None:
         return None
     subtrahend = _log_of_sum(fold, edge, divisor)
