@@ -33,7 +33,7 @@ demo-text: $(VENV)/.demo
 	$(BIN)/xent train language_model
 
 test: $(VENV)/.dev
-	@echo "== the whole test suite, slow tests included (about 6 minutes on 2 cores)"
+	@echo "== the whole test suite, slow tests included (about 20 minutes on 2 cores)"
 	$(PYTEST)
 
 test-fast: $(VENV)/.dev
