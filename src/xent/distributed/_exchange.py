@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,9 +13,11 @@ from xent.distributed._merge import MergedRows, merged, with_own_graph
 from xent.distributed._ranks import Ranks, raise_together
 from xent.distributed._shard import Shard, ShardState
 from xent.distributed._wire import decoded, encoded
+from xent.ops.choice import chosen_name
 from xent.problem import true_class
 from xent.reduction import reduce_rows
 from xent.row_stats import RowStats
+from xent.terms import LossTerms
 
 
 class Exchange:
@@ -63,8 +66,8 @@ class Exchange:
             value = whole.index_put((self.kept,), value)
         return value.reshape(self.shard.row_shape)
 
-    def reduced(self, rows: MergedRows) -> Tensor | tuple[Tensor, RowStats]:
-        """The loss, or the loss and the statistics of every row."""
+    def weighed(self, rows: MergedRows) -> CrossEntropyRows:
+        """Loss, weight and statistics of every row, with all weights and the z-term."""
         shard, terms = self.shard, self.shard.terms
         loss, weight = rows.loss, rows.weight
         if terms.row_weight is not None:
@@ -74,12 +77,11 @@ class Exchange:
         if terms.z_loss:
             loss = loss + z_part
         loss_rows, weight_rows = (self.to_rows(value.to(shard.dtype)) for value in (loss, weight))
-        value = reduce_rows(loss_rows, weight_rows, terms)
         if not shard.with_stats or rows.entropy is None or rows.prediction is None:
-            return value
+            return CrossEntropyRows(loss_rows, weight_rows)
         prediction = self.to_rows(rows.prediction, -1)
         true = true_class(shard) if rows.true_class is None else self.to_rows(rows.true_class, -1)
-        return value, RowStats(
+        stats = RowStats(
             loss=loss_rows,
             lse=self.to_rows(rows.lse.to(shard.dtype)),
             entropy=self.to_rows(rows.entropy.to(shard.dtype)),
@@ -88,12 +90,25 @@ class Exchange:
             correct=(prediction == true) & (prediction >= 0),
             weight=weight_rows,
         )
+        return CrossEntropyRows(loss_rows, weight_rows, stats)
+
+
+@dataclass(frozen=True, eq=False)
+class CrossEntropyRows:
+    """Loss and weight of every row, (*rows), and the statistics if they were asked for."""
+
+    loss: Tensor
+    weight: Tensor
+    stats: RowStats | None = None
+
+    def reduced(self, terms: LossTerms) -> Tensor | tuple[Tensor, RowStats]:
+        """The loss, or the loss and the statistics."""
+        value = reduce_rows(self.loss, self.weight, terms)
+        return value if self.stats is None else (value, self.stats)
 
 
 def shard_file(shard: Shard, *others: Tensor | None) -> str:
-    """ "kernels" where the native column runs these tensors, "formula" for everything else."""
-    from xent.ops.choice import chosen_name
-
+    """Which file makes the states: "kernels" where the native column runs these tensors, else "formula"."""
     tensors = shard.target, shard.probabilities, shard.terms.weight
     name = chosen_name("cross_entropy", shard.logits, *others, *tensors)
     differentiated = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)

@@ -83,7 +83,11 @@ def empty_state(shard: Shard) -> ShardState:
 
     zero = rows(0)
     weight = zero if shard.is_hard else rows(1)
-    graph = shard.logits.sum(-1).double()  # 0, of no logits: `backward` works on every rank
+    graph = shard.logits.sum(-1).double()  # 0, of no numbers: `backward` works on every rank
+    if shard.terms.weight is not None:
+        graph = graph + shard.terms.weight.sum().double()
+    if shard.is_dense:
+        graph = graph + shard.target.sum(-1).double()
     state = ShardState(rows(-torch.inf), graph, zero, zero, weight)
     if shard.with_stats:
         nothing = torch.full(shard.row_shape, -1, device=shard.logits.device)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from xent.distributed import _shard_formula, _shard_kernels
 from xent.distributed._agreement import Agreeing, Part
-from xent.distributed._exchange import Exchange, shard_file
-from xent.distributed._ranks import ranks_of
+from xent.distributed._exchange import CrossEntropyRows, Exchange, shard_file
+from xent.distributed._ranks import Ranks, ranks_of
 from xent.distributed._shard import Shard
 from xent.problem import LogitsLayout, canonical_target, check_floating, class_dim, drop_last
 from xent.row_stats import RowStats
@@ -64,8 +66,9 @@ def vocab_parallel_cross_entropy(
         The loss, or (loss, `RowStats`), as `cross_entropy` returns them, on every rank.
 
     Gradient:
-        That of the whole loss with respect to the rank's logits (and probabilities and class weights), once each rank
-        has called `backward`; it needs no message. First order only: a second derivative raises.
+        That of the whole loss with respect to the rank's logits, probabilities and class weights, and the whole one of
+        `row_weight`; of the probabilities of a `SparseTarget` the part of the rank's classes. It needs no message.
+        First order only: a second derivative raises.
 
     Edge cases:
         Those of `cross_entropy`; a rank without classes, or with nothing but −inf in a row, adds nothing to it.
@@ -102,6 +105,7 @@ def vocab_parallel_cross_entropy(
         tensor(4.1589)
     """
     ranks = ranks_of(group)
+    made: list[LossTerms] = []
 
     def part() -> Part:
         terms = LossTerms(
@@ -115,21 +119,28 @@ def vocab_parallel_cross_entropy(
             reduction=reduction,
             normalizer=normalizer,
         )
-        return Part(_shard_of(local_logits, target, terms, dim, shift, stats), (shift,))
+        made.append(terms)
+        return part_of(local_logits, target, terms, dim, shift, bool(stats))
 
-    device = local_logits.device if isinstance(local_logits, Tensor) else torch.device("cpu")
-    shard, agreement = Agreeing(ranks, device, part).finish()
-    exchange = Exchange(ranks, shard, agreement)
-    file = _shard_kernels if shard_file(shard) == "kernels" else _shard_formula
-    return exchange.reduced(exchange.merged(lambda: file.state_of(shard).at(exchange.kept)))
+    return rows_over_classes(ranks, local_logits, part).reduced(made[0])
 
 
-def _shard_of(
+def part_of(
     local_logits: Tensor, target: Tensor | SparseTarget, terms: LossTerms, dim: int | None, shift: int, stats: bool
-) -> Shard:
+) -> Part:
+    """One rank's part, checked as far as one rank can."""
     check_floating("local_logits", local_logits)
     where = class_dim(local_logits, dim)
     layout = LogitsLayout(tuple(local_logits.shape), where, local_logits.device, is_shard=True)
     indices, probabilities, terms = canonical_target(layout, target, terms, shift)
     logits = drop_last(local_logits.movedim(where, -1), shift, dim=-2)
-    return Shard(logits, indices, probabilities, terms, 0, layout.num_classes, bool(stats))
+    return Part(Shard(logits, indices, probabilities, terms, 0, layout.num_classes, stats), (shift,))
+
+
+def rows_over_classes(ranks: Ranks, local_logits: Tensor, part: Callable[[], Part]) -> CrossEntropyRows:
+    """Every row of logits whose classes are spread over the ranks."""
+    device = local_logits.device if isinstance(local_logits, Tensor) else torch.device("cpu")
+    shard, agreement = Agreeing(ranks, device, part).finish()
+    exchange = Exchange(ranks, shard, agreement)
+    file = _shard_kernels if shard_file(shard) == "kernels" else _shard_formula
+    return exchange.weighed(exchange.merged(lambda: file.state_of(shard).at(exchange.kept)))
