@@ -17,6 +17,7 @@ from tests.functional.test_option_grid import CLASSES, GRID, Problem, check_stat
 from xent.distributed import vocab_parallel_cross_entropy, vocab_parallel_linear_cross_entropy
 
 CUTS = {1: (0, 5), 2: (0, 2, 5), 3: (0, 0, 4, 5), 4: (0, 1, 1, 3, 5), 5: (0, 1, 2, 3, 4, 5)}
+SMALL = 3 * 4 * 64 * 64 + 320  # the blocks of a half product in float32, and two rows or more of logits
 BACKENDS = ("auto", "reference")
 LINEAR = [chosen for chosen in GRID if chosen["layout"] != "NCde"]
 
@@ -75,7 +76,7 @@ def test_cross_entropy(chosen):
     options = {**problem.options, "dim": problem.class_dim}
     plain_leaves = {"input": input, "target": problem.dense, **{k: v for k, v in options.items() if "weight" in k}}
     plain = measured(lambda: plain_cross_entropy(input, problem.dense, problem.plain_options(options)), plain_leaves)
-    shape = tuple(plain["loss"].shape)
+    shape = tuple(plain["loss"].shape) if chosen["reduction"] == "none" else ()
     truth = oracle.cross_entropy(
         input, problem.dense, problem.truth_options(options), upstream_for(shape, torch.float64)
     )
@@ -120,7 +121,8 @@ def test_linear_cross_entropy(chosen):
     leaves = {"hidden": hidden, "linear_weight": head}
     leaves |= {} if bias is None else {"linear_bias": bias}
     plain = plain_linear(hidden, head, problem.dense, bias, problem.plain_options(options), leaves)
-    upstream = upstream_for(tuple(plain["loss"].shape), torch.float64)
+    shape = tuple(plain["loss"].shape) if chosen["reduction"] == "none" else ()
+    upstream = upstream_for(shape, torch.float64)
     truth = oracle.linear_cross_entropy(hidden, head, problem.dense, problem.truth_options(options), bias, upstream)
     unit = torch.finfo(problem.dtype).eps
     for number, (size, cuts) in enumerate(CUTS.items()):
@@ -138,7 +140,7 @@ def test_linear_cross_entropy(chosen):
                 return measured(
                     lambda: vocab_parallel_linear_cross_entropy(
                         local["hidden"], local["linear_weight"], target.detach() if torch.is_tensor(target) else target,
-                        local_bias=local.get("linear_bias"), group=ranks, dim=dim, max_memory=640, **own_options,
+                        local_bias=local.get("linear_bias"), group=ranks, dim=dim, max_memory=SMALL, **own_options,
                     ),
                     local,
                 )  # fmt: skip

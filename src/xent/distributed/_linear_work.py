@@ -88,7 +88,7 @@ class LinearWork:
 
     def _chunk(self, shard: Shard, start: int, logits: Tensor) -> Shard:
         def rows(value: Tensor, features: int) -> Tensor:
-            flat = value.detach().flatten(0, -2) if features else value.reshape(-1)
+            flat = value.detach().reshape(-1, value.shape[-1]) if features else value.reshape(-1)
             flat = flat if self.kept is None else flat[self.kept]
             return flat[start : start + self.step]
 

@@ -7,6 +7,8 @@ spread  = Σ_c t_c (lse_r − z_c)      mass = Σ_c t_c             t = w · ((1
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,10 @@ def state_of(shard: Shard) -> ShardState:
     """The state of every row."""
     if shard.width == 0:
         return empty_state(shard)
+    if (
+        shard.terms.weight is not None
+    ):  # widened once: its gradient, from several places, is summed before it is rounded
+        shard = replace(shard, terms=replace(shard.terms, weight=shard.class_weight()))
     counted = shard.counted()
     logits = shard.logits if counted is None else shard.logits.masked_fill(~counted.unsqueeze(-1), 0)
     z = scaled_logits(logits, shard.terms, shard.dtype)
