@@ -18,10 +18,28 @@ import pytest
 
 pytestmark = pytest.mark.slow
 XENT = Path(sys.executable).with_name("xent")
-SMALL = (
-    "train language_model --max-bytes 60000 --steps 3 --epochs 2 --features 16 --context 16 --batch-size 5 "
-    "--layers 1 --threads 1 --sample 5"
-).split()
+SMALL = [
+    "train",
+    "language_model",
+    "--max-bytes",
+    "60000",
+    "--steps",
+    "3",
+    "--epochs",
+    "2",
+    "--features",
+    "16",
+    "--context",
+    "16",
+    "--batch-size",
+    "5",
+    "--layers",
+    "1",
+    "--threads",
+    "1",
+    "--sample",
+    "5",
+]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONWARNINGS": "ignore"}
 
 
