@@ -60,7 +60,7 @@ def trained_vectors(num_words: int, num_features: int) -> nn.Embedding:
 
 
 def initialised(model: TextClassifier, generator: torch.Generator) -> TextClassifier:
-    """The model with its first weights, drawn by `generator`: torch draws those of a real device from its global one."""
+    """The model with its first weights, drawn by `generator`: a real device's come from the global one."""
     model = model.to_empty(device="cpu") if not isinstance(model.words, FixedVectors) else _with_kept_vectors(model)
     with torch.no_grad():
         for name, weight in model.named_parameters():

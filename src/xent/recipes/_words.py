@@ -1,4 +1,4 @@
-"""The words of a text: by a pattern, or by a spaCy pipeline that also has their vectors; loads neither torch nor spaCy."""
+"""The words of a text, and those that are left out of it; loads neither torch nor spaCy."""
 
 from __future__ import annotations
 
