@@ -96,7 +96,7 @@ def text(
     """
     check_count("processes", processes, 1024)
     typed = typed_options(context, _ABOUT_THE_COMMAND)
-    return TextCommand(processes, as_json).run(typed, Place(out, resume, as_json))
+    return TextCommand(processes).run(typed, Place(out, resume, as_json))
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,6 @@ class TextCommand(TrainingCommand):
     """What is the text recipe's own."""
 
     processes: int
-    as_json: bool
 
     def config(self, typed: dict[str, Any]) -> TextConfig:
         """The options of a new run."""
@@ -130,7 +129,7 @@ class TextCommand(TrainingCommand):
         weights = ", classes weighted by 1 ÷ frequency" if config.class_weights else ""
         return [
             f"model      {what}, lstm of {config.hidden}, {config.pooling}, {num_weights:,} weights",
-            f"training   adam, lr {config.lr:g}, {config.batch_size} rows a step, {config.threads} threads, "
+            f"training   adam, lr {config.lr:g}, {config.batch_size} rows a step, {config.threads} thread{'s' if config.threads != 1 else ''}, "
             f"seed {config.seed}{weights}",
             f"data       {data.source}",
             *_about_rows(learner),

@@ -64,8 +64,8 @@ class TextRows:
 
     def known_words(self) -> list[str]:
         """The words that the model knows, from number `FIRST_WORD` on."""
-        numbered = [(number, word) for number, word in enumerate(self.texts.words) if self.vocabulary[number] > UNKNOWN]
-        return [word for _, word in sorted(numbered, key=lambda pair: int(self.vocabulary[pair[0]]))]
+        numbers = self.vocabulary.tolist()  # which rise with the words
+        return [word for word, number in zip(self.texts.words, numbers, strict=True) if number > UNKNOWN]
 
     def lengths(self, rows: Tensor) -> Tensor:
         """Tokens of rows, (B,)."""
@@ -137,8 +137,10 @@ def load_text_rows(config: TextConfig, run: RunDirectory | None, reading: Readin
         if config.data is None
         else TextTable(Path(config.data), config.text_column, config.label_column, config.skip_bad)
     )
+    with reading.around():
+        sha256 = rows.sha256
     if run:
-        run.check_data(rows.name, rows.sha256)
+        run.check_data(rows.name, sha256)
     encoding = Encoding(
         words=PatternWords() if config.vectors is None else SpacyWords(str(config.vectors)),
         stop_words=read_stop_words(Path(config.stop_words)) if config.stop_words else [],
