@@ -46,7 +46,7 @@ def lines(count: int = 120) -> list[tuple[str, str]]:
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("table") / "texts.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("text", "label"), *lines(), ("", "pook"), ("wala dito", "pagkain")])
+        csv.writer(file).writerows([("text", "label"), *lines(), ("", "pook"), ("wala roon", "pagkain")])
     return path
 
 
@@ -57,7 +57,7 @@ def small(table: Path) -> TextConfig:
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A blank Tagalog pipeline with vectors of 200 for the words of the table; not for "wala", "dito" and "!"."""
+    """A blank Tagalog pipeline with vectors of 200 for the words of the table; not for "wala", "roon" and "!"."""
     spacy = pytest.importorskip("spacy")
     nlp = spacy.blank("tl")
     generator = torch.Generator().manual_seed(2)
@@ -118,9 +118,9 @@ def test_a_pipeline_on_disk_the_whole_way(small: TextConfig, pipeline: Path, tmp
     assert not any(name.startswith("words.") for name in learner.model.state_dict())  # the vectors are not copied
     words = data.texts.words
     without = {word for number, word in enumerate(words) if data.vocabulary[number] == UNKNOWN}
-    assert without <= {"!", "wala", "dito", "Ang"}
+    assert without <= {"!", "wala", "roon", "Ang"}
     if STOP_WORDS.exists():  # of both cases, because case is folded
-        assert not {"ang", "Ang", "sa", "ay", "dito"} & set(words)
+        assert not {"ang", "Ang", "sa", "ay", "roon"} & set(words)
         assert data.texts.counts.stop_words > 60
     metrics = run(config, tmp_path / "run")
     assert metrics["validation"]["accuracy"] == 1.0
@@ -135,14 +135,14 @@ def test_vectors_are_the_pipelines_and_tokens_without_keep_their_place(small: Te
     learner = text.build(with_vectors(small, pipeline))
     first = torch.tensor([0, 1, 2, len(lines()) + 1])
     batch = learner.data.batch(first)
-    for row, sentence in enumerate([*[lines()[i][0] for i in (0, 1, 2)], "wala dito"]):
+    for row, sentence in enumerate([*[lines()[i][0] for i in (0, 1, 2)], "wala roon"]):
         doc = nlp(sentence)
         assert batch.lengths[row] == len(doc)
         expected = torch.stack([torch.as_tensor(token.vector) for token in doc])
         assert torch.equal(learner.model.words(batch.words)[row, : len(doc)], expected)
     tokens, texts = data.unknown()
-    said = [token for sentence, _ in [*lines(), ("wala dito", "")] for token in sentence.split()]
-    assert tokens == sum(word in ("!", "wala", "dito") for word in said)
+    said = [token for sentence, _ in [*lines(), ("wala roon", "")] for token in sentence.split()]
+    assert tokens == sum(word in ("!", "wala", "roon") for word in said)
     assert texts == 1
 
 

@@ -129,7 +129,7 @@ class TextCommand(TrainingCommand):
         weights = ", classes weighted by 1 ÷ frequency" if config.class_weights else ""
         return [
             f"model      {what}, lstm of {config.hidden}, {config.pooling}, {num_weights:,} weights",
-            f"training   adam, lr {config.lr:g}, {config.batch_size} rows a step, {config.threads} thread{'s' if config.threads != 1 else ''}, "
+            f"training   adam, lr {config.lr:g}, {config.batch_size} rows a step, threads: {config.threads}, "
             f"seed {config.seed}{weights}",
             f"data       {data.source}",
             *_about_rows(learner),
