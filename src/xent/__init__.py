@@ -36,7 +36,7 @@ _HOME_OF = {
     "choices": "xent.ops",
     "XentError": "xent.errors",
 }
-_SUBMODULES = ("errors", "functional", "nn", "ops")
+_SUBMODULES = ("distributed", "errors", "functional", "nn", "ops")
 
 __all__ = [
     "Explanation",
@@ -56,6 +56,7 @@ __all__ = [
     "check",
     "choices",
     "cross_entropy",
+    "distributed",
     "doctor",
     "errors",
     "explain",
@@ -71,7 +72,7 @@ __all__ = [
 ]  # a literal, for type checkers
 
 if TYPE_CHECKING:
-    from xent import errors, functional, nn, ops
+    from xent import distributed, errors, functional, nn, ops
     from xent.errors import XentError
     from xent.functional import (
         RowStats,
