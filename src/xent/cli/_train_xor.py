@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -109,11 +110,13 @@ class XorCommand(TrainingCommand):
             shown["comparison"] = {what: {"logits": a, "sigmoid_before_loss": b} for what, a, b in lines}
             shown["doctor"] = xor.finding(learner)
             for said in shown["doctor"]:
-                console.print(f"doctor     {said}", markup=False)
+                for number, line in enumerate(wrap(said, min(console.width, 100) - _INDENT)):
+                    console.print(("" if number else "doctor").ljust(_INDENT) + line, markup=False)
             console.print()
         return shown
 
 
+_INDENT = 11
 _CORNER = ("x1", "x2", "target", "logit", "p")
 
 

@@ -86,6 +86,8 @@ class TextRows:
         """Rows as the model takes them."""
         texts = self.vocabulary[self.words(rows)].split(self.lengths(rows).tolist())
         words_BT = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=PADDING)
+        if not words_BT.shape[1]:  # all are empty, and an LSTM takes no step of nothing
+            words_BT = torch.full((len(rows), 1), PADDING)
         return Batch(words_BT, self.lengths(rows), self.labels(rows))
 
     def unknown(self) -> tuple[int, int]:

@@ -67,7 +67,7 @@ class TextConfig(RunOptions):
     class_weights: bool = False
     validation_share: float = 0.1
     lr: float = 3e-3
-    epochs: int = 8
+    epochs: int = 5
     batch_size: int = 32
     seed: int = 0
     threads: int | None = None

@@ -167,7 +167,9 @@ def finding(learner: XorLearner) -> list[str]:
     points = learner.data.train
     logits = learner.model(points.features).squeeze(1)
     loss = BCEWithLogitsLoss()(loss_input(logits, learner.config), points.targets)
-    return [f"{found.rule}: {found.message}; {found.fix}" for found in xent.check(loss).findings if found.is_bad]
+    return [
+        f"{found.rule}: {found.message.rstrip('.')}; {found.fix}" for found in xent.check(loss).findings if found.is_bad
+    ]
 
 
 def corners(learner: XorLearner) -> list[tuple[float, float, int, float, float]]:
