@@ -1,0 +1,143 @@
+"""`xent.watch`: a training run, written down while it goes on."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypedDict
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from typing_extensions import Unpack
+
+from xent.errors import OptionError
+from xent.inspection.watching import _header
+from xent.inspection.watching._place import opened, rank_and_world
+from xent.inspection.watching._recording import Recording
+from xent.inspection.watching._row_tables import Names, table_of_logits
+from xent.inspection.watching._schedule import Schedule
+from xent.inspection.watching._subjects import Subjects, subjects_of
+from xent.inspection.watching._writer import RecordWriter
+
+MOST_BYTES = 32 << 20
+
+
+class About(TypedDict, total=False):
+    """What else `watch` may be told.
+
+    Attributes:
+        name: of the run; the directory's by default.
+        config: options of the run by name, to be shown.
+        class_names: by class.
+        decode: token ids → text.
+        doctor: whether the doctor looks at the first steps.
+        tensorboard: whether scalars go to TensorBoard too.
+        max_bytes: that the records may have.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    class_names: Sequence[str]
+    decode: Callable[[list[int]], str]
+    doctor: bool
+    tensorboard: bool
+    max_bytes: int
+
+
+def watch(
+    model: nn.Module | Iterable[nn.Module] | None,
+    optimizer: Optimizer | Iterable[Optimizer],
+    out: str | os.PathLike[str] | None = None,
+    every: int | None = None,
+    **about: Unpack[About],
+) -> Watching:
+    """Write a training run down while it goes on."""
+    if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
+        raise OptionError(f"every={every!r}", "it counts steps", "pass a number from 1 on, or leave it out")
+    unknown = sorted(set(about) - set(About.__annotations__))
+    if unknown:
+        raise OptionError(f"{unknown[0]}=…", f"watch knows {', '.join(About.__annotations__)}", "leave it out")
+    return Watching(subjects_of(model, optimizer), out, every, about)
+
+
+class Watching:
+    """A run that is being written down; a context manager.
+
+    Attributes:
+        path: the file of records, once the block is entered.
+    """
+
+    def __init__(
+        self, subjects: Subjects, out: str | os.PathLike[str] | None, every: int | None, about: Mapping[str, Any]
+    ) -> None:
+        self._subjects, self._out, self._every, self._about = subjects, out, every, about
+        self.path: Path | None = None
+
+    def __enter__(self) -> Watching:
+        about = self._about
+        rank, world_size = rank_and_world()
+        self.path, file = opened(self._out, about.get("name", "watch"), rank, world_size)
+        self._began_at = time.perf_counter()
+        writer = RecordWriter(self.path, file, about.get("max_bytes", MOST_BYTES))
+        names = Names(about.get("class_names"), about.get("decode"))
+        self._recording = Recording(self._subjects, writer, Schedule(self._every), names)
+        self._recording.write("run", **self._run(rank, world_size))
+        self._recording.begin()
+        return self
+
+    def _run(self, rank: int, world_size: int) -> dict[str, Any]:
+        about, directory = self._about, self.path.parent if self.path else Path()
+        class_names = about.get("class_names")
+        return {
+            "schema": _header.SCHEMA,
+            "started": _header.started(),
+            "name": about.get("name", directory.name),
+            "command": list(sys.argv),
+            "config": dict(about.get("config", {})),
+            "machine": _header.machine(),
+            "versions": _header.versions(),
+            "layers": [layer.name for layer in self._subjects.layers],
+            "num_parameters": self._subjects.num_parameters,
+            "every": self._every,
+            "class_names": None if class_names is None else [str(each) for each in class_names],
+            "rank": rank,
+            "world_size": world_size,
+        }
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps so far."""
+        return self._recording.step
+
+    def evaluation(self, split: str, **numbers: Any) -> None:
+        """Write what was measured on other rows: `loss`, `count`, `accuracy`, `ruler`."""
+        found = {"loss": None, "count": None, "accuracy": None, "ruler": None, **numbers}
+        self._recording.write("evaluation", step=self.step, split=split, **found)
+
+    def rows(self, split: str, logits: Tensor, target: Tensor, inputs: Tensor | None = None) -> None:
+        """Write where the loss of other rows is: classes, calibration, worst rows of logits (N, C), target (N,)."""
+        table = table_of_logits(logits.detach(), target)
+        for record in table.records(self._recording.names, inputs):
+            self._recording.write(step=self.step, split=split, **record)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._recording.end()
+        status, words = _status(kind, error)
+        self._recording.write(
+            "end", status=status, steps=self.step, seconds=time.perf_counter() - self._began_at, error=words
+        )
+        self._recording.writer.close()
+
+
+def _status(kind: type[BaseException] | None, error: BaseException | None) -> tuple[str, str | None]:
+    if kind is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
+        return "done", None
+    if issubclass(kind, KeyboardInterrupt):
+        return "interrupted", None
+    return "failed", f"{kind.__name__}: {error}"[:500]
