@@ -73,8 +73,10 @@ class Schedule:
     def took(self, kind: str, step: int, seconds: float) -> None:
         """Account for a record."""
         account = self._accounts[kind]
-        account.spent += seconds
-        account.cost, account.last_step = seconds, step
+        account.last_step = step
+        if step == 1:  # what a first call costs says nothing of the next one, and no share of a short run pays for it
+            return
+        account.spent, account.cost = account.spent + seconds, seconds
         lasted = time.perf_counter() - self._began_at
         share = _SHARES[kind] * (1.0 if lasted / step < _SHORT_STEP else _SHARE_OF_LONG_STEPS)
         account.due_at = self._began_at + (account.spent + account.cost) / share
