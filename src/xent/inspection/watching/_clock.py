@@ -14,11 +14,11 @@ class Clock:
 
     Attributes:
         seconds: of each phase.
-        own: of the recording itself.
+        own: of the recording itself, by what it was for ("plain", "layers", "rows", "ledger").
     """
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
-    own: float = 0.0
+    own: dict[str, float] = field(default_factory=dict)
     _mark: float = field(default_factory=time.perf_counter)
 
     def until(self, moment: float, phase: str) -> None:
@@ -26,10 +26,10 @@ class Clock:
         self.seconds[phase] += max(0.0, moment - self._mark)
         self._mark = moment
 
-    def rest(self) -> None:
+    def rest(self, kind: str) -> None:
         """The time since the last event was the recording's own."""
         now = time.perf_counter()
-        self.own += now - self._mark
+        self.own[kind] = self.own.get(kind, 0.0) + now - self._mark
         self._mark = now
 
     @property

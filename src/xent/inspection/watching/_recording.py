@@ -15,6 +15,7 @@ from xent.inspection.examination import _sessions
 from xent.inspection.examination._events import LossCall
 from xent.inspection.watching import _listening
 from xent.inspection.watching._clock import Clock
+from xent.inspection.watching._first_steps import LAST_STEP, FirstSteps
 from xent.inspection.watching._layer_norms import LayerNorms
 from xent.inspection.watching._loss_numbers import Ruler
 from xent.inspection.watching._micro_batches import MicroBatches
@@ -40,6 +41,7 @@ class Recording:
         self.thread: int | None = threading.get_ident()
         self.step = 0
         self.listeners: list[Any] = []  # each is given every record that is written
+        self._first_steps: FirstSteps | None = None
         self._ruler = Ruler()
         self._stack = ExitStack()
         self._due: tuple[str, ...] = ()
@@ -57,9 +59,11 @@ class Recording:
 
     # beginning and ending
 
-    def begin(self) -> None:
+    def begin(self, *, examined: bool) -> None:
         """Listen from here on; the next step is recorded."""
         _listening.begin(self)
+        if examined:  # after our own wrappers, because it is done before them
+            self._first_steps = FirstSteps(self.subjects, self.write)
         for optimizer in self.subjects.optimizers:
             self.adopt(optimizer)
         self._prepare()
@@ -72,8 +76,14 @@ class Recording:
     def end(self) -> None:
         """Hear no more."""
         self._rest()
+        self._conclude_first_steps()
         self._stack.close()
         _listening.end(self)
+
+    def _conclude_first_steps(self) -> None:
+        if self._first_steps is not None:
+            first_steps, self._first_steps = self._first_steps, None
+            first_steps.conclude(self.step)
 
     def write(self, kind: str, **fields: Any) -> None:
         """Write a record, and give it to whoever listens to records."""
@@ -101,9 +111,10 @@ class Recording:
             for model in self.subjects.models:
                 self._hooks.append(model.register_forward_pre_hook(self._forward_begins, with_kwargs=True))
                 self._hooks.append(model.register_forward_hook(self._forward_ended))
+        self._clock.rest("plain")
         if "ledger" in self._due:
             self._ledger = SampledLedger.begun(self.subjects)
-        self._clock.rest()
+            self._clock.rest("ledger")
 
     def _rest(self) -> None:
         """Hear nothing but the ends of steps."""
@@ -150,9 +161,10 @@ class Recording:
         self._saw_loss = True
         with _sessions.quiet():
             self._batches.add(call, self._ruler)
+            self._clock.rest("plain")
             if "rows" in self._due and self._table is None:
                 self._table = table_of(call)
-        self._clock.rest()
+                self._clock.rest("rows")
 
     def backward_begins(self, roots: Any, began: float) -> None:
         """A backward pass is about to run."""
@@ -160,7 +172,7 @@ class Recording:
         if not (self._inside and self._batches.closed):
             with _sessions.quiet():
                 self._batches.close(roots)
-        self._clock.rest()
+        self._clock.rest("plain")
 
     def backward_ended(self, began: float, ended: float) -> None:
         """It ran."""
@@ -184,8 +196,9 @@ class Recording:
         if "layers" in self._due:
             with _sessions.quiet():
                 self._norms = self.subjects.norms_of(optimizer)
+        self._clock.rest("layers")
         given = None if self._ledger is None else self._ledger.step_begins(optimizer, args, kwargs)
-        self._clock.rest()
+        self._clock.rest("ledger")
         return given
 
     def _step_ended(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -200,34 +213,37 @@ class Recording:
                 self._ledger.step_ended(optimizer, args, kwargs)
             with _sessions.quiet():
                 self._record(optimizer)
+        if self.step == 1:
+            self.schedule.began()
+        if self.step == LAST_STEP:
+            self._conclude_first_steps()
         self._prepare()
 
     # what is written
 
     def _record(self, optimizer: Optimizer) -> None:
         step, clock = self.step, self._clock
-        began = time.perf_counter()
         self.write("step", step=step, **self._batches.to_dict(), ruler=self._ruler.to_dict(),
                    learning_rates=_learning_rates(optimizer), rows_per_second=self._batches.rows / (clock.total or 1.0),
                    seconds=dict(clock.seconds))  # fmt: skip
-        began = self._paid("plain", began - clock.own - _HOOKS)
+        self._paid("plain")
         if self._norms is not None:
             self.write("layers", step=step, layers=self._norms.after())
-            began = self._paid("layers", began)
+            self._paid("layers")
         if "rows" in self._due:
             for record in self._table.records(self.names, self._inputs) if self._table is not None else ():
                 self.write(step=step, **record)
-            began = self._paid("rows", began)
+            self._paid("rows")
         if self._ledger is not None:
             self._ledger.stop()
             self.write("ledger", step=step, ledger=self._ledger.to_dict())
             self._ledger = None
-            self._paid("ledger", began)
+            self._paid("ledger")
 
-    def _paid(self, kind: str, began: float) -> float:
-        now = time.perf_counter()
-        self.schedule.took(kind, self.step, now - began)
-        return now
+    def _paid(self, kind: str) -> None:
+        """Account for all that a record took since the step began."""
+        self._clock.rest(kind)
+        self.schedule.took(kind, self.step, self._clock.own[kind] + (_HOOKS if kind == "plain" else 0.0))
 
 
 def _learning_rates(optimizer: Optimizer) -> list[float]:

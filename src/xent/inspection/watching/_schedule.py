@@ -19,6 +19,7 @@ _SHARES = {"plain": 0.015, "layers": 0.005, "rows": 0.005, "ledger": 0.005}
 _FEWEST_BETWEEN = {"plain": 500, "layers": 40, "rows": 12, "ledger": 3}
 _SHORT_STEP = 0.010
 _SHARE_OF_LONG_STEPS = 0.25
+_AT_MOST = 3  # times its best: what else a record took was somebody else's time on the processor
 
 
 @dataclass
@@ -26,14 +27,12 @@ class _Account:
     """One kind's time.
 
     Attributes:
-        spent: seconds so far.
-        cost: of the last time.
-        last_step: when that was.
+        best: seconds that it took when nothing came between.
+        last_step: when it was recorded last.
         due_at: the moment from which the next one is paid for.
     """
 
-    spent: float = 0.0
-    cost: float = 0.0
+    best: float = float("inf")
     last_step: int = 0
     due_at: float = 0.0
 
@@ -70,13 +69,18 @@ class Schedule:
         gap = max(1, step // _FEWEST_BETWEEN[kind]) * thinning
         return step - account.last_step >= gap and (self.every is not None or now >= account.due_at)
 
+    def began(self) -> None:
+        """The first step is over: from here on time is counted."""
+        self._began_at = time.perf_counter()
+
     def took(self, kind: str, step: int, seconds: float) -> None:
-        """Account for a record."""
+        """Account for a record; not for those of step 1, whose first calls cost what no later ones do."""
         account = self._accounts[kind]
         account.last_step = step
-        if step == 1:  # what a first call costs says nothing of the next one, and no share of a short run pays for it
+        if step == 1:
             return
-        account.spent, account.cost = account.spent + seconds, seconds
-        lasted = time.perf_counter() - self._began_at
-        share = _SHARES[kind] * (1.0 if lasted / step < _SHORT_STEP else _SHARE_OF_LONG_STEPS)
-        account.due_at = self._began_at + (account.spent + account.cost) / share
+        account.best = min(account.best, seconds)
+        now = time.perf_counter()
+        mean_step = (now - self._began_at) / (step - 1)
+        share = _SHARES[kind] * (1.0 if mean_step < _SHORT_STEP else _SHARE_OF_LONG_STEPS)
+        account.due_at = now + min(seconds, _AT_MOST * account.best) / share

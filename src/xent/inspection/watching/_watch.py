@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypedDict
@@ -21,6 +21,7 @@ from xent.inspection.watching._recording import Recording
 from xent.inspection.watching._row_tables import Names, table_of_logits
 from xent.inspection.watching._schedule import Schedule
 from xent.inspection.watching._subjects import Subjects, subjects_of
+from xent.inspection.watching._tensorboard import TensorBoard
 from xent.inspection.watching._writer import RecordWriter
 
 MOST_BYTES = 32 << 20
@@ -49,8 +50,8 @@ class About(TypedDict, total=False):
 
 
 def watch(
-    model: nn.Module | Iterable[nn.Module] | None,
-    optimizer: Optimizer | Iterable[Optimizer],
+    model: nn.Module | Sequence[nn.Module] | None,
+    optimizer: Optimizer | Sequence[Optimizer],
     out: str | os.PathLike[str] | None = None,
     every: int | None = None,
     **about: Unpack[About],
@@ -79,19 +80,25 @@ class Watching:
 
     def __enter__(self) -> Watching:
         about = self._about
-        rank, world_size = rank_and_world()
-        self.path, file = opened(self._out, about.get("name", "watch"), rank, world_size)
+        self._rank = rank_and_world()
+        self.path, file = opened(self._out, about.get("name", "watch"), *self._rank)
         self._began_at = time.perf_counter()
         writer = RecordWriter(self.path, file, about.get("max_bytes", MOST_BYTES))
         names = Names(about.get("class_names"), about.get("decode"))
         self._recording = Recording(self._subjects, writer, Schedule(self._every), names)
-        self._recording.write("run", **self._run(rank, world_size))
-        self._recording.begin()
+        self._begin(self.path.parent)
         return self
 
-    def _run(self, rank: int, world_size: int) -> dict[str, Any]:
-        about, directory = self._about, self.path.parent if self.path else Path()
-        class_names = about.get("class_names")
+    def _begin(self, directory: Path) -> None:
+        about, recording = self._about, self._recording
+        self._board = TensorBoard(directory) if about.get("tensorboard") else None
+        if self._board is not None:
+            recording.listeners.append(self._board)
+        recording.write("run", **self._run(directory))
+        recording.begin(examined=about.get("doctor", True))
+
+    def _run(self, directory: Path) -> dict[str, Any]:
+        about, class_names, (rank, world_size) = self._about, self._about.get("class_names"), self._rank
         return {
             "schema": _header.SCHEMA,
             "started": _header.started(),
@@ -120,19 +127,23 @@ class Watching:
 
     def rows(self, split: str, logits: Tensor, target: Tensor, inputs: Tensor | None = None) -> None:
         """Write where the loss of other rows is: classes, calibration, worst rows of logits (N, C), target (N,)."""
-        table = table_of_logits(logits.detach(), target)
-        for record in table.records(self._recording.names, inputs):
+        for record in table_of_logits(logits.detach(), target).records(self._recording.names, inputs):
             self._recording.write(step=self.step, split=split, **record)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._recording.end()
-        status, words = _status(kind, error)
-        self._recording.write(
-            "end", status=status, steps=self.step, seconds=time.perf_counter() - self._began_at, error=words
-        )
-        self._recording.writer.close()
+        self.end(*_status(kind, error))
+
+    def end(self, status: str = "done", error: str | None = None) -> None:
+        """Write the last record, "done", "interrupted" or "failed", and listen no more."""
+        recording = self._recording
+        recording.end()
+        seconds = time.perf_counter() - self._began_at
+        recording.write("end", status=status, steps=self.step, seconds=seconds, error=error)
+        recording.writer.close()
+        if self._board is not None:
+            self._board.close()
 
 
 def _status(kind: type[BaseException] | None, error: BaseException | None) -> tuple[str, str | None]:
