@@ -1,4 +1,4 @@
-"""A loss call in numbers: the sum of its row losses, what it was divided by, how many were right, what to read it on."""
+"""A loss call in numbers: the sum of its row losses, what it was divided by, how many were right, and its ruler."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _binary_entropy(share: Tensor) -> Tensor:
 
 def _sum(call: LossCall, loss: Tensor, count: float) -> float:
     """What the reduction had before it divided."""
-    if call.reduction == "mean" or loss.ndim == 0 and call.reduction != "sum":
+    if loss.ndim == 0 and call.reduction != "sum":
         normalizer = call.option("normalizer")
         return float(loss) * (count if normalizer is None else float(normalizer))
     return float(loss) if loss.ndim == 0 else float(loss.double().sum())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +27,24 @@ from xent.inspection.watching._schedule import Schedule
 from xent.inspection.watching._subjects import Subjects
 from xent.inspection.watching._writer import RecordWriter
 
+Method = TypeVar("Method", bound=Callable[..., Any])
 _HOOKS = 20e-6  # seconds that the hooks of a recorded step take beside what is measured of them
+
+
+def _without_harm(method: Method) -> Method:
+    """An event whose account fails stops the recording, with one warning, and not the training."""
+
+    @wraps(method)
+    def event(self: Recording, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:
+            if self.strict:
+                raise
+            self.fail(error)
+            return None
+
+    return event  # type: ignore[return-value]
 
 
 class Recording:
@@ -34,7 +53,10 @@ class Recording:
     Attributes:
         thread: the only thread it listens to; None for all.
         step: optimizer steps so far.
+        strict: whether a fault of the recording itself is raised; for tests.
     """
+
+    strict = False
 
     def __init__(self, subjects: Subjects, writer: RecordWriter, schedule: Schedule, names: Names) -> None:
         self.subjects, self.writer, self.schedule, self.names = subjects, writer, schedule, names
@@ -65,11 +87,18 @@ class Recording:
         if examined:  # after our own wrappers, because it is done before them
             self._first_steps = FirstSteps(self.subjects, self.write)
         for optimizer in self.subjects.optimizers:
-            self.adopt(optimizer)
+            self._hear(optimizer)
         self._prepare()
 
+    @_without_harm
     def adopt(self, optimizer: Optimizer) -> None:
-        """Hear an optimizer's steps."""
+        """Hear an optimizer from its step on that begins, in a global hook: torch calls its own hooks after those."""
+        self._hear(optimizer)
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def _hear(self, optimizer: Optimizer) -> None:
         self._stack.callback(optimizer.register_step_pre_hook(self._step_begins).remove)
         self._stack.callback(optimizer.register_step_post_hook(self._step_ended).remove)
 
@@ -84,6 +113,12 @@ class Recording:
         if self._first_steps is not None:
             first_steps, self._first_steps = self._first_steps, None
             first_steps.conclude(self.step)
+
+    def fail(self, error: Exception) -> None:
+        """The recording itself went wrong: it ends here."""
+        self.writer.stop(f"{type(error).__name__}: {error}", "a fault of xent's own, which asks to be reported")
+        with suppress(Exception):
+            self._rest()
 
     def write(self, kind: str, **fields: Any) -> None:
         """Write a record, and give it to whoever listens to records."""
@@ -129,6 +164,7 @@ class Recording:
 
     # events
 
+    @_without_harm
     def _forward_begins(self, model: nn.Module, args: Any, kwargs: Any) -> None:
         if torch.compiler.is_dynamo_compiling() or not torch.is_grad_enabled() or not self._is_here():
             return
@@ -141,6 +177,7 @@ class Recording:
             given = [*args, *kwargs.values()]
             self._inputs = given[0].detach() if given and isinstance(given[0], Tensor) else None
 
+    @_without_harm
     def _forward_ended(self, model: nn.Module, args: Any, output: Any) -> None:
         if torch.compiler.is_dynamo_compiling() or not self._forward_depth or not self._is_here():
             return
@@ -151,6 +188,7 @@ class Recording:
     def _is_here(self) -> bool:
         return self.thread is None or self.thread == threading.get_ident()
 
+    @_without_harm
     def loss_called(self, call: LossCall, began: float, ended: float) -> None:
         """A loss was computed."""
         self._clock.until(began, "other")
@@ -166,6 +204,7 @@ class Recording:
                 self._table = table_of(call)
                 self._clock.rest("rows")
 
+    @_without_harm
     def backward_begins(self, roots: Any, began: float) -> None:
         """A backward pass is about to run."""
         self._clock.until(began, "other")
@@ -174,20 +213,24 @@ class Recording:
                 self._batches.close(roots)
         self._clock.rest("plain")
 
+    @_without_harm
     def backward_ended(self, began: float, ended: float) -> None:
         """It ran."""
         self._clock.until(ended, "backward")
         self._forwards = 0
 
+    @_without_harm
     def was_elsewhere(self, began: float, ended: float) -> None:
         """Gradients were cleared."""
         self._clock.until(began, "data" if not self._saw_loss else "other")
         self._clock.until(ended, "other")
 
+    @_without_harm
     def step_skipped(self) -> None:
         """A GradScaler left a step out: what came before it is no part of the next one."""
         self._prepare()
 
+    @_without_harm
     def _step_begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         self._inside += 1
         if self._inside > 1 or not self._due:
@@ -201,6 +244,7 @@ class Recording:
         self._clock.rest("ledger")
         return given
 
+    @_without_harm
     def _step_ended(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._inside -= 1
         if self._inside > 0:

@@ -34,8 +34,8 @@ class SampledLedger:
 
     @classmethod
     def begun(cls, subjects: Subjects) -> SampledLedger | None:
-        """A ledger of the step that comes; None where copies of the parameters would be large."""
-        return cls(subjects) if subjects.num_parameters <= MOST_ENTRIES else None
+        """A ledger of the step that comes; None where copies would be large, or no optimizer is known yet."""
+        return cls(subjects) if subjects.optimizers and subjects.num_parameters <= MOST_ENTRIES else None
 
     def step_begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         """As a hook of the optimizer."""

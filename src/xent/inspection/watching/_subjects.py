@@ -28,6 +28,9 @@ class Subjects:
     @cached_property
     def layers(self) -> list[Layer]:
         """All layers, in model order."""
+        return self._layers()
+
+    def _layers(self) -> list[Layer]:
         inner = [_inner(model) for model in self.models]
         prefixes = [""] if len(inner) == 1 else [f"{type(model).__name__}{n}" for n, model in enumerate(inner)]
         return layers_of(zip(prefixes, inner, strict=True), self._unnamed())

@@ -90,12 +90,16 @@ class Watching:
         return self
 
     def _begin(self, directory: Path) -> None:
-        about, recording = self._about, self._recording
-        self._board = TensorBoard(directory) if about.get("tensorboard") else None
-        if self._board is not None:
-            recording.listeners.append(self._board)
-        recording.write("run", **self._run(directory))
-        recording.begin(examined=about.get("doctor", True))
+        self._board = self._tensorboard(directory)
+        self._recording.write("run", **self._run(directory))
+        self._recording.begin(examined=self._about.get("doctor", True))
+
+    def _tensorboard(self, directory: Path) -> TensorBoard | None:
+        if not self._about.get("tensorboard"):
+            return None
+        board = TensorBoard(directory)
+        self._recording.listeners.append(board)
+        return board
 
     def _run(self, directory: Path) -> dict[str, Any]:
         about, class_names, (rank, world_size) = self._about, self._about.get("class_names"), self._rank

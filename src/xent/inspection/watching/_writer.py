@@ -28,7 +28,7 @@ class RecordWriter:
 
     @property
     def thinning(self) -> int:
-        """How much rarer records become, so that the file stays within its bounds: 2 from half of them on, 4 from ¾, …"""
+        """How much rarer records become, so that the file stays in bounds: 2 times from half of them on, 4 from ¾, …"""
         left = 1.0 - self.size / self._max_bytes
         return 1 if left > 0.5 else 1 << min(30, math.floor(-math.log2(max(left, 1e-9))))
 
@@ -43,7 +43,7 @@ class RecordWriter:
             try:
                 self._append(line)
             except (OSError, ValueError) as error:  # ValueError: the file is closed
-                self._stop(error)
+                self.stop(getattr(error, "strerror", None) or str(error), "make room for the next run")
 
     def _append(self, line: bytes) -> None:
         written = 0
@@ -56,12 +56,12 @@ class RecordWriter:
             raise
         self.size += len(line)
 
-    def _stop(self, error: Exception) -> None:
-        self.stopped = getattr(error, "strerror", None) or str(error)
-        message = (
-            f"xent watch: {self.path} can't be written ({self.stopped}); "
-            "the recording stops here, the training goes on: make room for the next run"
-        )
+    def stop(self, why: str, do: str) -> None:
+        """Write nothing more, and say so once."""
+        if self.stopped:
+            return
+        self.stopped = why
+        message = f"xent watch: the recording to {self.path} stops ({why}), the training goes on; {do}"
         try:
             warnings.warn(message, RuntimeWarning, stacklevel=2)
         except RuntimeWarning:  # warnings that are errors would end the training
