@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -54,6 +55,36 @@ def opened(out: str | os.PathLike[str] | None, name: str, rank: int, world_size:
             meeting.tell(place)
             return place / file_name(rank), file
     raise AssertionError  # the places never end
+
+
+def records_of(out: str | os.PathLike[str] | None, rank: int) -> Path | None:
+    """The records that a directory has of a rank; None where it has none."""
+    path = None if out is None else Path(out) / file_name(rank)
+    return path if path is not None and path.is_file() else None
+
+
+def cut(path: Path, step: int) -> FileIO:
+    """Records to append to: of those that are there, the lines up to a step; its end and broken lines go.
+
+    Raises:
+        RunError: they can't be read or written.
+    """
+    try:
+        part = path.with_name(f"{path.name}.part")
+        with path.open("rb") as old, part.open("wb") as new:
+            new.writelines(line for line in old if _stays(line, step))
+        part.replace(path)
+        return FileIO(path, "ab")
+    except OSError as error:
+        raise _refused(path, error.strerror or str(error)) from error
+
+
+def _stays(line: bytes, step: int) -> bool:
+    try:
+        record = json.loads(line)
+        return line.endswith(b"\n") and record["kind"] != "end" and record.get("step", 0) <= step
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _places(out: Path | None, name: str) -> Iterator[Path]:

@@ -257,9 +257,9 @@ class Recording:
                 self._ledger.step_ended(optimizer, args, kwargs)
             with _sessions.quiet():
                 self._record(optimizer)
-        if self.step == 1:
+        if self.step == self.schedule.first_step:
             self.schedule.began()
-        if self.step == LAST_STEP:
+        if self.step == self.schedule.first_step + LAST_STEP - 1:
             self._conclude_first_steps()
         self._prepare()
 

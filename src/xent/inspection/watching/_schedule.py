@@ -44,16 +44,18 @@ class Schedule:
     Attributes:
         every: record every so many steps, whatever it costs; None for what the shares pay for.
         kinds: those that are recorded at all.
+        first_step: where this process begins; it is recorded in full, and its time is nobody's.
     """
 
     every: int | None
     kinds: tuple[str, ...] = KINDS
+    first_step: int = 1
     _began_at: float = field(default_factory=time.perf_counter)
     _accounts: dict[str, _Account] = field(default_factory=lambda: {kind: _Account() for kind in KINDS})
 
     def due(self, step: int, thinning: int) -> tuple[str, ...]:
         """What step number `step` will be recorded in; () for nothing. Without "plain" there is nothing else."""
-        if step == 1:
+        if step == self.first_step:
             return self.kinds
         plain = self._accounts["plain"]
         if self.every is None and time.perf_counter() < plain.due_at:
@@ -74,13 +76,13 @@ class Schedule:
         self._began_at = time.perf_counter()
 
     def took(self, kind: str, step: int, seconds: float) -> None:
-        """Account for a record; not for those of step 1, whose first calls cost what no later ones do."""
+        """Account for a record; not for those of the first, whose first calls cost what no later ones do."""
         account = self._accounts[kind]
         account.last_step = step
-        if step == 1:
+        if step == self.first_step:
             return
         account.best = min(account.best, seconds)
         now = time.perf_counter()
-        mean_step = (now - self._began_at) / (step - 1)
+        mean_step = (now - self._began_at) / (step - self.first_step)
         share = _SHARES[kind] * (1.0 if mean_step < _SHORT_STEP else _SHARE_OF_LONG_STEPS)
         account.due_at = now + min(seconds, _AT_MOST * account.best) / share

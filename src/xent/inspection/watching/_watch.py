@@ -16,7 +16,7 @@ from typing_extensions import Unpack
 
 from xent.errors import OptionError
 from xent.inspection.watching import _header
-from xent.inspection.watching._place import opened, rank_and_world
+from xent.inspection.watching._place import cut, opened, rank_and_world, records_of
 from xent.inspection.watching._recording import Recording
 from xent.inspection.watching._row_tables import Names, table_of_logits
 from xent.inspection.watching._schedule import Schedule
@@ -38,6 +38,7 @@ class About(TypedDict, total=False):
         doctor: whether the doctor looks at the first steps.
         tensorboard: whether scalars go to TensorBoard too.
         max_bytes: that the records may have.
+        resume_at: the step that the run goes on from: records that `out` has of it are kept up to there.
     """
 
     name: str
@@ -47,6 +48,7 @@ class About(TypedDict, total=False):
     doctor: bool
     tensorboard: bool
     max_bytes: int
+    resume_at: int
 
 
 def watch(
@@ -81,17 +83,24 @@ class Watching:
     def __enter__(self) -> Watching:
         about = self._about
         self._rank = rank_and_world()
-        self.path, file = opened(self._out, about.get("name", "watch"), *self._rank)
+        goes_on_at = about.get("resume_at", 0)
+        earlier = records_of(self._out, self._rank[0]) if goes_on_at else None
+        if earlier is None:
+            self.path, file = opened(self._out, about.get("name", "watch"), *self._rank)
+        else:
+            self.path, file = earlier, cut(earlier, goes_on_at)
+        self._resumed = earlier is not None
         self._began_at = time.perf_counter()
         writer = RecordWriter(self.path, file, about.get("max_bytes", MOST_BYTES))
         names = Names(about.get("class_names"), about.get("decode"))
-        self._recording = Recording(self._subjects, writer, Schedule(self._every), names)
+        self._recording = Recording(self._subjects, writer, Schedule(self._every, first_step=goes_on_at + 1), names)
+        self._recording.step = goes_on_at
         self._begin(self.path.parent)
         return self
 
     def _begin(self, directory: Path) -> None:
         self._board = self._tensorboard(directory)
-        self._recording.write("run", **self._run(directory))
+        self._recording.write("resume" if self._resumed else "run", step=self.step, **self._run(directory))
         self._recording.begin(examined=self._about.get("doctor", True))
 
     def _tensorboard(self, directory: Path) -> TensorBoard | None:
