@@ -30,6 +30,7 @@ _HOME_OF = {
     "Report": "xent.inspection",
     "check": "xent.inspection",
     "doctor": "xent.inspection",
+    "watch": "xent.inspection",
     "LossTerms": "xent.terms",
     "SparseTarget": "xent.sparse_target",
     "backend": "xent.ops",
@@ -69,6 +70,7 @@ __all__ = [
     "ops",
     "step",
     "token_logprobs",
+    "watch",
 ]  # a literal, for type checkers
 
 if TYPE_CHECKING:
@@ -87,7 +89,7 @@ if TYPE_CHECKING:
         nll_loss,
         token_logprobs,
     )
-    from xent.inspection import Explanation, Finding, Report, StepLedger, check, doctor, explain, step
+    from xent.inspection import Explanation, Finding, Report, StepLedger, check, doctor, explain, step, watch
     from xent.ops import backend, choices
     from xent.sparse_target import SparseTarget
     from xent.terms import LossTerms

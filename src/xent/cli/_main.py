@@ -13,6 +13,7 @@ import xent
 from xent.cli import bench, train
 from xent.cli import doctor as doctor_command
 from xent.cli import explain as explain_command
+from xent.cli import watch as watch_command
 from xent.cli._interrupts import INTERRUPTED, Stopped
 from xent.errors import OptionError, XentError
 
@@ -37,6 +38,12 @@ app.command(
     cls=doctor_command.DoctorCommand,
     context_settings={"allow_interspersed_args": False},
 )(doctor_command.doctor)
+app.command(
+    "watch",
+    epilog=watch_command.EPILOG,
+    cls=watch_command.WatchCommand,
+    context_settings={"allow_interspersed_args": False},
+)(watch_command.watch)
 
 
 @app.callback(invoke_without_command=True, epilog="[dim]Example:[/dim]  xent train digits")

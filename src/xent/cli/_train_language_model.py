@@ -37,7 +37,7 @@ EPILOG = (
     "  xent train language_model --resume runs/language_model-1 --epochs 20"
 )
 _ABOUT_THE_COMMAND = (
-    *("paths", "sample", "prompt", "temperature", "out", "resume", "as_json"),
+    *("paths", "sample", "prompt", "temperature", "out", "resume", "as_json", "watch"),
     *("shard", "vocab_parallel"),
 )
 _DEFAULT, _SAMPLE = LanguageModelConfig(), SampleOptions()
@@ -108,6 +108,7 @@ def language_model(
         typer.Option(metavar="DIR", help="The new run's directory. [dim]default: runs/language_model-N[/dim]"),
     ] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
+    watch: Annotated[bool, typer.Option(help="Write records.jsonl and, at the end, report.html.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, progress to stderr.")] = False,
 ) -> int:
     """Train a small language model to predict the next token of a text.
@@ -122,7 +123,7 @@ def language_model(
     if paths:
         typed["data"] = _with_more(typed.get("data"), paths)
     command = LanguageModelCommand(SampleOptions(sample, prompt, temperature), shard, vocab_parallel)
-    return command.run(typed, Place(out, resume, as_json))
+    return command.run(typed, Place(out, resume, as_json, watch))
 
 
 def _with_more(data: list[str] | None, paths: list[str]) -> list[str]:
@@ -159,6 +160,10 @@ class LanguageModelCommand(TrainingCommand):
     def reports(self, learner: LanguageLearner) -> bool:
         """Whether this process is the one that does."""
         return learner.workers.is_first
+
+    def is_watched(self, learner: LanguageLearner) -> bool:
+        """Norms of sharded weights would need all processes."""
+        return learner.workers.is_alone
 
     def close(self, learner: LanguageLearner) -> None:
         """Leave the other processes."""

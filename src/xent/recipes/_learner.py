@@ -59,6 +59,15 @@ class Learner(Generic[OptionsT, DataT, ModelT]):
     optimizer: torch.optim.Optimizer
     epoch: int = 0
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps between two lines of metrics.jsonl."""
+        raise NotImplementedError
+
+    def names(self) -> dict[str, Any]:
+        """How its classes are called: class_names or decode, as `xent.watch` takes them."""
+        return {}
+
     def files(self) -> dict[str, bytes]:
         """Files that a new run begins with, besides those that every run has."""
         return {}

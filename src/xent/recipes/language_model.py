@@ -98,6 +98,15 @@ class LanguageLearner(Learner[LanguageModelConfig, TextTokens, Decoder]):
         """Tokens that a step predicts."""
         return self.config.batch_size * (self.config.context - 1)
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """As many as were asked for."""
+        return self.config.steps
+
+    def names(self) -> dict[str, Any]:
+        """Tokens are text."""
+        return {"decode": self.data.tokenizer.decode}
+
     def files(self) -> dict[str, bytes]:
         """The tokenizer."""
         return {TOKENIZER: self.data.tokenizer.to_bytes()}
