@@ -84,7 +84,9 @@ def test_evaluation_and_generation_run_as_before() -> None:
     with torch.no_grad():
         own = model(**inputs)
         prompt = inputs["input_ids"][:1, :4]
-        text = model.generate(prompt, max_new_tokens=5, do_sample=False, output_logits=True, return_dict_in_generate=True)
+        text = model.generate(
+            prompt, max_new_tokens=5, do_sample=False, output_logits=True, return_dict_in_generate=True
+        )
         with accelerate(model):
             output = model(**inputs)
             again = model.generate(
@@ -116,12 +118,13 @@ def test_it_is_undone_on_exit_and_after_an_error() -> None:
 
 def test_a_copy_has_its_own_head() -> None:
     model, inputs = tiny("llama"), tokens()
+    own = model(**inputs).loss.item()
     with accelerate(model):
         twin = copy.deepcopy(model)
         with torch.no_grad():
             twin.lm_head.weight.zero_()
         assert twin(**inputs).loss.item() == pytest.approx(torch.tensor(VOCABULARY).log().item(), rel=1e-6)
-        assert model(**inputs).loss.item() != pytest.approx(torch.tensor(VOCABULARY).log().item(), rel=1e-3)
+        assert model(**inputs).loss.item() == pytest.approx(own, rel=_LOSS)
 
 
 def test_an_operation_that_needs_the_logits_is_refused_by_name() -> None:
@@ -140,7 +143,7 @@ def test_a_head_that_is_no_plain_layer_is_refused_by_name() -> None:
 
     model = tiny("llama")
     model.lm_head = Quantized(16, VOCABULARY)
-    with pytest.raises(DtypeError, match="LlamaForCausalLM: its head is a .*Quantized"):
+    with pytest.raises(DtypeError, match=r"LlamaForCausalLM: its head is a .*Quantized"):
         accelerate(model)
     with pytest.raises(DtypeError, match="LlamaModel has no head"):
         accelerate(tiny("llama").model)
@@ -184,27 +187,24 @@ def test_under_autocast() -> None:
 def test_under_gradient_checkpointing() -> None:
     model, inputs = tiny("llama"), tokens()
     own = _step(model, **inputs)
-    model.gradient_checkpointing_enable()
+    enable = "activation_checkpointing_enable"  # its name since transformers 5.2x
+    getattr(model, enable if hasattr(model, enable) else "gradient_checkpointing_enable")()
     with accelerate(model):
         _assert_same(_step(model, **inputs), own)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_logits")
-@pytest.mark.parametrize("kind", ["llama", "gemma2"])
-@pytest.mark.parametrize("accelerated_first", [True, False])
+@pytest.mark.parametrize(("kind", "accelerated_first"), [("gemma2", True), ("llama", False)])
 def test_under_compile(kind: str, accelerated_first: bool) -> None:
     model, inputs = tiny(kind), tokens()
     own = _step(model, **inputs)
-    if accelerated_first:
-        with accelerate(model):
-            made = _step(torch.compile(model, backend="aot_eager", fullgraph=True), **inputs)
-    else:
-        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-        with accelerate(compiled):
-            made = _step(compiled, **inputs)
-        _assert_same(_step(compiled, **inputs), own)
-    _assert_same((made[0], {name.removeprefix("_orig_mod."): gradient for name, gradient in made[1].items()}), own)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with accelerate(model if accelerated_first else compiled):
+        output = compiled(**inputs)
+        output.loss.backward()
+        _assert_same((output.loss.item(), gradients(model)), own)
+    assert isinstance(compiled(**inputs).logits, Tensor)
 
 
 def test_with_torchs_losses_accelerated_too() -> None:
@@ -276,7 +276,7 @@ torch.set_num_threads(1)
 model = LlamaForCausalLM(LlamaConfig(vocab_size=32000, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
     num_attention_heads=2, tie_word_embeddings=True)).train()
 handle = accelerate(model) if sys.argv[1] == "accelerated" else None
-tokens = torch.randint(32000, (4, 512))
+tokens = torch.randint(32000, (3, 512))
 def step():
     model.zero_grad(set_to_none=True)
     model(input_ids=tokens, labels=tokens).loss.backward()
@@ -288,10 +288,10 @@ print(peak_extra_bytes(step))
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak resident memory from /proc")
 def test_a_step_never_holds_the_logits() -> None:
-    table = 4 * 512 * 32000 * 4  # bytes of the logits alone; the model's own step holds them and their gradient
+    table = 3 * 512 * 32000 * 4  # bytes of the logits alone; the model's own step holds them and their gradient
     peak = {
         kind: int(subprocess.run([sys.executable, "-c", _PROGRAM, kind], capture_output=True, check=True).stdout)
         for kind in ("plain", "accelerated")
     }
     assert peak["plain"] > 2 * table
-    assert peak["accelerated"] < table / 2  # a chunk of 64 MiB at most, the gradients 8 MiB, the layers 4 MiB
+    assert peak["accelerated"] < table / 2  # a chunk of 64 MiB at most, the gradients 4 MiB, the layers 4 MiB

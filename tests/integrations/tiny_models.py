@@ -40,7 +40,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "gemma2": {**_LLAMA, "head_dim": 8, "final_logit_softcapping": 0.3, "query_pre_attn_scalar": 8},
     "gpt2": _GPT2,  # tied
     "phi": _LLAMA,  # a head with bias
-    "opt": {**_NEOX, "ffn_dim": 24, "word_embed_proj_dim": 16},  # .contiguous()
+    "opt": {**_NEOX, "ffn_dim": 24, "word_embed_proj_dim": 16, "dropout": 0.0},  # .contiguous()
     "gpt_neox": _NEOX,
     "falcon": {**_NEOX, "num_hidden_layers": 2},
     "bloom": {**_GPT2, "hidden_size": 16, "pad_token_id": 0},
@@ -56,6 +56,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "decoder_ffn_dim": 24,
         "max_position_embeddings": 64,
         "is_decoder": True,
+        "dropout": 0.0,
     },
 }
 

@@ -23,17 +23,18 @@ from torch.nn import Parameter
 from xent.errors import DtypeError, OptionError
 from xent.integrations.transformers._deferred_logits import DeferredLogits, Parts
 
-_MARK = "xent_is_accelerated"  # on the model
+_MARK = "xent_defers"  # on the model: "loss" or "always"
 _FLAG = "xent_defers_logits"  # on the head: True while the model's forward makes a loss
 
 
 class Acceleration:
     """The handle of one `accelerate(model)`: a context manager, or `undo()` by hand."""
 
-    def __init__(self, model: nn.Module, head: nn.Linear) -> None:
-        self._model, self._head = model, head
+    def __init__(self, model: nn.Module, when: str = "loss") -> None:
+        self._model = _unwrapped(model)
+        self._head = _free_head_of(self._model)
         self._is_active = True
-        self._replaced = _install(model, head, self)
+        self._replaced = _install(self._model, self._head, when)
 
     def undo(self) -> None:
         """Give the model its forward back; a second call does nothing."""
@@ -102,19 +103,31 @@ def accelerate(model: nn.Module) -> Acceleration:
 
     Differs from `xent.accelerate()`, which runs torch's losses on xent and still takes logits. Both may be on.
     """
-    inner = _unwrapped(model)
-    head = _head_of(inner)
-    if _FLAG in head.__dict__:
+    return Acceleration(model)
+
+
+def deferring(model: nn.Module) -> Acceleration:
+    """Let the model give `DeferredLogits` in every call, with labels or without: for scores of rows, a few at a time.
+
+    Raises:
+        DtypeError, OptionError: as `accelerate`.
+    """
+    return Acceleration(model, "always")
+
+
+def _free_head_of(model: nn.Module) -> nn.Linear:
+    head = _head_of(model)
+    if hasattr(head, _FLAG):
         raise OptionError(
-            f"{type(inner).__name__} is accelerated already", "a model is accelerated once", "undo the first handle"
+            f"{type(model).__name__} is accelerated already", "a model is accelerated once", "undo the first handle"
         )
     if "forward" in head.__dict__:
         raise DtypeError(
-            f"the head of {type(inner).__name__} has a forward of its own, {head.forward}",
+            f"the head of {type(model).__name__} has a forward of its own, {head.forward}",
             "a loss without logits takes the place of nn.Linear's",
             "undo what replaced it, such as a device_map that moves the head",
         )
-    return Acceleration(inner, head)
+    return head
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -155,7 +168,7 @@ def _path(kind: type) -> str:
 
 
 def _install(
-    model: nn.Module, head: nn.Linear, handle: Acceleration
+    model: nn.Module, head: nn.Linear, when: str
 ) -> list[tuple[nn.Module, MethodType, Callable[..., Any] | None]]:
     """Bind both forwards; returns for each module what was put there and what stood there."""
     replaced = []
@@ -164,7 +177,7 @@ def _install(
         ours, before = MethodType(forward, module), module.__dict__.get("forward")
         module.forward = ours
         replaced.append((module, ours, before))
-    setattr(model, _MARK, True)
+    setattr(model, _MARK, when)
     setattr(head, _FLAG, False)
     return replaced
 
@@ -192,7 +205,9 @@ def _deferring_forward(owner: str) -> Callable[[nn.Linear, Tensor], Tensor | Def
 
 
 def _check_plain(head: nn.Linear, owner: str) -> None:
-    if type(head.weight) not in (Tensor, Parameter) or any(base.__name__ == "FSDPModule" for base in type(head).__mro__):
+    if type(head.weight) not in (Tensor, Parameter) or any(
+        base.__name__ == "FSDPModule" for base in type(head).__mro__
+    ):
         raise DtypeError(
             f"the head of {owner} holds a {_path(type(head.weight))} in a {_path(type(head))}",
             "a loss without logits needs the whole weight after the head's forward",
@@ -209,8 +224,9 @@ def _forward_with_deferred_logits(model: nn.Module) -> Callable[..., Any]:
     @functools.wraps(original)  # the Trainer reads the signature
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         call = before or functools.partial(original, self)
+        when = getattr(self, _MARK, None)  # None once it is undone, where accelerate's autocast stands on this forward
         labels = args[place] if place is not None and len(args) > place else kwargs.get("labels")
-        if labels is None or not torch.is_grad_enabled() or not getattr(self, _MARK, False):
+        if when is None or (when == "loss" and (labels is None or not torch.is_grad_enabled())):
             return call(*args, **kwargs)
         head = _head_of(self)
         if not hasattr(head, _FLAG):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import _reduction as legacy
 
-from xent.errors import DtypeError, OptionError, ShapeError
+from xent.errors import OptionError, ShapeError
 from xent.functional import linear_cross_entropy
 
 
@@ -125,7 +125,7 @@ class DeferredLogits:
         num_classes = self.shape[-1]
         if not sizes or not all(isinstance(size, int) for size in sizes) or not self._keeps_classes(sizes):
             return self._made("view").reshape(*shape)
-        return self._with(hidden=self.parts.hidden.reshape(_row_sizes(sizes, self.shape, num_classes) + (-1,)))
+        return self._with(hidden=self.parts.hidden.reshape((*_row_sizes(sizes, self.shape, num_classes), -1)))
 
     reshape = view
 
@@ -177,7 +177,9 @@ class DeferredLogits:
         return self._after("to", dtype)
 
     def _keeps_classes(self, sizes: tuple[int, ...]) -> bool:
-        return sizes[-1] == self.shape[-1] or (sizes[-1] == -1 and _product(sizes[:-1]) * self.shape[-1] == self.numel())
+        return sizes[-1] == self.shape[-1] or (
+            sizes[-1] == -1 and _product(sizes[:-1]) * self.shape[-1] == self.numel()
+        )
 
     def _with(self, **changed: Any) -> DeferredLogits:
         return DeferredLogits(self.parts._replace(**changed), self.dtype, self.owner, self.is_released)
