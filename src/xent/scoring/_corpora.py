@@ -59,6 +59,11 @@ class Corpus:
             "skip_bad": self.skip_bad,
         }
 
+    def describe(self) -> str:
+        """The file, and how it is read."""
+        how = f"column {self.text_column}" if self.is_table else "a text in each line" if self.by_line else "one text"
+        return f"{self.path}, {how}"
+
     def texts(self) -> Iterator[Text]:
         """Every good text.
 
@@ -119,3 +124,22 @@ class Corpus:
         if not self.path.is_file():
             raise OptionError(f"{self.path} is no file", "it must be a file of texts", "pass a file in it")
         return status
+
+
+@dataclass
+class ValidationText(Corpus):
+    """The validation text of a run, whose directory `path` is."""
+
+    text: str = ""
+
+    def identity(self) -> dict[str, object]:
+        """The run says which text it has."""
+        return {"corpus": str(self.path.absolute())}
+
+    def describe(self) -> str:
+        """Whose text it is."""
+        return f"the validation text of {self.path}"
+
+    def texts(self) -> Iterator[Text]:
+        """The one text."""
+        yield Text(1, self.text)

@@ -10,7 +10,6 @@ OUT                   written whole from the parts, which then go
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,12 +97,12 @@ class ScoreFiles:
                 if self._suffix == ".parquet":
                     with _arrow().ParquetWriter(temporary, _schema()) as writer:
                         for shard in range(num_shards):
-                            writer.write_table(_arrow().read_table(self._path(shard, self._suffix), schema=_schema()))
+                            writer.write_table(_arrow().read_table(self._path(shard, self._suffix)))
                 else:
                     with temporary.open("wb") as whole:
                         for shard in range(num_shards):
                             whole.write(self._path(shard, self._suffix).read_bytes())
-                os.replace(temporary, self.out)
+                temporary.replace(self.out)
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
