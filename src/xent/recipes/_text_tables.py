@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import csv as csv_module
 import gzip
+import hashlib
 import importlib
 import json
 import reprlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,6 +35,7 @@ KINDS = {
 _BLOCK = 1 << 22  # bytes of CSV at a time; a row must be shorter
 _ROWS = 1024  # of Parquet at a time
 _FIRST_FAULTS = 3  # kept in words
+_NAMES = 20  # of columns, in an error
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,23 @@ class TextTable:
     def __post_init__(self) -> None:
         self.path = Path(self.path)
         self.kind = _kind(self.path)
+        self._read_bytes: Callable[[], int] = lambda: 0
+
+    @property
+    def name(self) -> str:
+        """What it is, in words."""
+        return str(self.path)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the file."""
+        with _opened(self.path, raw=True) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @property
+    def share_read(self) -> float:
+        """How far into the file a reading is, in [0, 1]; of a Parquet file roughly."""
+        return self._read_bytes() / self.path.stat().st_size
 
     @property
     def columns(self) -> list[str]:
@@ -109,6 +129,7 @@ class TextTable:
 
     def _cells(self) -> Iterator[_Cells]:
         with _opened(self.path) as file:
+            self._read_bytes = lambda: 0 if file.closed else getattr(file, "fileobj", file).tell()
             try:
                 if self.kind == "json":
                     yield from _json_cells(file, self)
@@ -167,14 +188,14 @@ def _kind(path: Path) -> str:
     return kind
 
 
-def _opened(path: Path) -> BinaryIO:
+def _opened(path: Path, *, raw: bool = False) -> BinaryIO:
     if not path.is_file():
         lack = "is no file" if path.exists() else "does not exist"
         raise OptionError(f"{path} {lack}", "it must be a table of texts", "pass another path")
     try:
         if not path.stat().st_size:
             raise DataError(f"{path} is empty (0 bytes)", "it must hold rows", "check how it was written")
-        file = gzip.GzipFile(path) if path.suffix.lower() == ".gz" else path.open("rb")
+        file = gzip.GzipFile(path) if path.suffix.lower() == ".gz" and not raw else path.open("rb")
     except OSError as error:
         raise DataError(f"{path} can't be read ({error.strerror})", "its rows are the data", "allow reading") from error
     return file  # pyright: ignore[reportReturnType]
@@ -185,7 +206,7 @@ def _check_columns(there: list[str], table: TextTable) -> None:
         if there.count(name) != 1:
             option = "--text-column" if name == table.text_column else "--label-column"
             lack = f"has {there.count(name)} columns {name!r}" if name in there else f"has no column {name!r}"
-            names = reprlib.Repr(maxlist=20, maxstring=60).repr(there)
+            names = repr(there[:_NAMES]) + (" and more" if len(there) > _NAMES else "")
             raise OptionError(f"{table.path} {lack}", f"its columns are {names}", f"pass one of them as {option}")
 
 
