@@ -121,7 +121,8 @@ def statistics_and_probabilities(rank, size):
     return max(worst, float((mine - xent.cross_entropy(logits, target, dim=-1, shift=1)).abs()))
 
 
-@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 4])
 def test_dtensors(on_processes, size):
     checks = (logits_of_every_placement, linear_of_some_placements, statistics_and_probabilities)
     results = on_processes(size, *checks, limit=200)

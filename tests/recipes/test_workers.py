@@ -1,7 +1,6 @@
 """`xent train language_model` on several processes: the losses of one, whoever holds what; killed, resumed, restarted.
 
-Losses are compared at 2e-4: float32 sums in another order, after some Adam steps, whose first ones follow the sign of
-the gradient and so turn a rounding of a small gradient into a step.
+Losses are compared at 1e-6: they are 5.5, float32 sums in another order. Measured on these few steps: 1e-8.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ def alone(tmp_path_factory) -> Path:
 def test_the_losses_are_those_of_one_process(alone, tmp_path, size, options):
     done = run(size, *SMALL, *options, "--out", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
-    assert losses(tmp_path / "run") == pytest.approx(losses(alone), abs=2e-4)
+    assert losses(tmp_path / "run") == pytest.approx(losses(alone), abs=1e-6)
     assert tokens(tmp_path / "run") == tokens(alone)
     assert done.stdout.count("go on      ") == 1, "one rank reports"
 
@@ -93,7 +92,7 @@ def test_a_run_goes_on_with_another_number_of_processes(alone, tmp_path):
     whole = tmp_path / "whole"
     arguments = [argument if argument != "2" else "4" for argument in SMALL]
     assert run(1, *arguments, "--out", str(whole)).returncode == 0
-    assert losses(out) == pytest.approx(losses(whole), abs=2e-4)
+    assert losses(out) == pytest.approx(losses(whole), abs=1e-6)
 
 
 def test_a_killed_rank_ends_the_others_and_resume_goes_on(tmp_path):

@@ -88,7 +88,8 @@ class LinearWork:
 
     def _chunk(self, shard: Shard, start: int, logits: Tensor) -> Shard:
         def rows(value: Tensor, features: int) -> Tensor:
-            flat = value.detach().reshape(-1, value.shape[-1]) if features else value.reshape(-1)
+            shape = (value.shape[:-1].numel(), value.shape[-1]) if features else (-1,)  # −1 knows nothing of 0 classes
+            flat = value.detach().reshape(shape)
             flat = flat if self.kept is None else flat[self.kept]
             return flat[start : start + self.step]
 
