@@ -81,6 +81,7 @@ struct Lanes<float> {
   static reg fnma(reg a, reg b, reg c) { return _mm256_fnmadd_ps(a, b, c); }
   static reg max(reg a, reg b) { return _mm256_max_ps(a, b); }
   static reg min(reg a, reg b) { return _mm256_min_ps(a, b); }
+  static bool any_above(reg a, reg b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0; }
   static reg abs(reg a) { return _mm256_andnot_ps(set(-0.0f), a); }
   static reg copysign(reg a, reg s) { return _mm256_or_ps(abs(a), _mm256_and_ps(s, set(-0.0f))); }
   static reg round(reg a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -151,6 +152,7 @@ struct Lanes<double> {
   static reg fnma(reg a, reg b, reg c) { return _mm256_fnmadd_pd(a, b, c); }
   static reg max(reg a, reg b) { return _mm256_max_pd(a, b); }
   static reg min(reg a, reg b) { return _mm256_min_pd(a, b); }
+  static bool any_above(reg a, reg b) { return _mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_GT_OQ)) != 0; }
   static reg abs(reg a) { return _mm256_andnot_pd(set(-0.0), a); }
   static reg copysign(reg a, reg s) { return _mm256_or_pd(abs(a), _mm256_and_pd(s, set(-0.0))); }
   static reg round(reg a) { return _mm256_round_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }

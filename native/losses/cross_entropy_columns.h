@@ -44,36 +44,44 @@ inline typename L::reg load_lanes(const In* p, int left) {
   return left == L::width ? L::load(p) : L::load_part(p, left, 0);
 }
 
-// Up to eight classes of one vector of rows. Tops start at the lowest finite number: -inf - (-inf) never arises.
-template <class L, class In, Sums sums, int count>
+// Up to eight classes of one or two vectors of rows: two, a whole cache line of float32, wherever there are two, since
+// lines a power of two apart share one set of L1 and would be gone before their second half is read. Tops start at the
+// lowest finite number: -inf - (-inf) never arises. A top that stays leaves a factor of exactly 1.
+template <class L, class In, Sums sums, int count, int vectors>
 inline void fold_group(Strip<typename L::T>& strip, int64_t r, const In* x, int64_t stride, const typename L::T* w,
                        int left) {
   using reg = typename L::reg;
-  constexpr int step = count < 4 ? count : 4;
-  reg z[count];
-  auto old = L::load(strip.top + r), top = old;
-  for (int i = 0; i < count; ++i) {
-    z[i] = load_lanes<L>(x + i * stride, left);
-    top = L::max(z[i], top);
+  constexpr int step = count * vectors < 4 ? count * vectors : 4, in_step = step / vectors;
+  const auto z = [&](int i, int v) {
+    const In* from = x + i * stride + v * L::width;
+    return vectors > 1 ? L::load(from) : load_lanes<L>(from, left);
+  };
+  reg top[vectors], sum[vectors];
+  for (int v = 0; v < vectors; ++v) {
+    const auto old = L::load(strip.top + r + v * L::width);
+    top[v] = old;
+    sum[v] = L::load(strip.sum + r + v * L::width);
+    for (int i = 0; i < count; ++i) top[v] = L::max(z(i, v), top[v]);
+    if (L::any_above(top[v], old)) sum[v] = L::mul(sum[v], exp_of_difference<L>(L::sub(old, top[v])));
   }
-  auto sum = L::mul(L::load(strip.sum + r), exp_of_difference<L>(L::sub(old, top)));
-  for (int i = 0; i < count; i += step) {
+  for (int i = 0; i < count; i += in_step) {
     reg difference[step], e[step];
-    for (int j = 0; j < step; ++j) difference[j] = L::sub(z[i + j], top);
+    for (int j = 0; j < step; ++j) difference[j] = L::sub(z(i + j / vectors, j % vectors), top[j % vectors]);
     exp_of_differences<L>(difference, e);
-    for (int j = 0; j < step; ++j) sum = L::add(sum, e[j]);
+    for (int j = 0; j < step; ++j) sum[j % vectors] = L::add(sum[j % vectors], e[j]);
   }
-  L::store(strip.top + r, top);
-  L::store(strip.sum + r, sum);
-  if constexpr (sums != Sums::none) {
-    const auto anchor = L::load(strip.anchor + r);
-    auto weighted = L::load(strip.weighted + r);
+  for (int v = 0; v < vectors; ++v) {
+    L::store(strip.top + r + v * L::width, top[v]);
+    L::store(strip.sum + r + v * L::width, sum[v]);
+    if constexpr (sums == Sums::none) continue;
+    const auto anchor = L::load(strip.anchor + r + v * L::width);
+    auto weighted = L::load(strip.weighted + r + v * L::width);
     for (int i = 0; i < count; ++i) {
-      const auto centred = L::sub(z[i], anchor);
+      const auto centred = L::sub(z(i, v), anchor);
       if constexpr (sums == Sums::plain) weighted = L::add(weighted, centred);
       else weighted = L::fma(L::set(w[i]), centred, weighted);
     }
-    L::store(strip.weighted + r, weighted);
+    L::store(strip.weighted + r + v * L::width, weighted);
   }
 }
 
@@ -87,20 +95,27 @@ inline void fetch_ahead(const In* x, int64_t r, int64_t rows, int64_t stride, in
   for (int64_t i = 0; i < classes; ++i) L::prefetch(from + i * stride);
 }
 
+template <class L, class In, Sums sums, int count>
+inline void fold_classes(Strip<typename L::T>& strip, const In* x, int64_t stride, const typename L::T* w, int64_t rows,
+                         bool fetching) {
+  constexpr int pair = 2 * L::width;
+  int64_t r = 0;
+  for (; r + pair <= rows; r += pair) {
+    if (fetching) fetch_ahead<L>(x, r, rows, stride, count);
+    fold_group<L, In, sums, count, 2>(strip, r, x + r, stride, w, L::width);
+  }
+  for (; r < rows; r += L::width)
+    fold_group<L, In, sums, count, 1>(strip, r, x + r, stride, w, static_cast<int>(smaller(rows - r, L::width)));
+}
+
 template <class L, class In, Sums sums>
 void fold_strip(Strip<typename L::T>& strip, const In* x, int64_t stride, const typename L::T* w, int64_t rows,
                 int64_t classes) {
+  const auto weights_at = [w](int64_t c) { return w == nullptr ? nullptr : w + c; };
   int64_t c = 0;
   for (; c + group <= classes; c += group)
-    for (int64_t r = 0; r < rows; r += L::width) {
-      fetch_ahead<L>(x + c * stride, r, rows, stride, c + group < classes || r * 2 < rows ? group : 0);
-      fold_group<L, In, sums, group>(strip, r, x + r + c * stride, stride, w == nullptr ? nullptr : w + c,
-                                     static_cast<int>(smaller(rows - r, L::width)));
-    }
-  for (; c < classes; ++c)
-    for (int64_t r = 0; r < rows; r += L::width)
-      fold_group<L, In, sums, 1>(strip, r, x + r + c * stride, stride, w == nullptr ? nullptr : w + c,
-                                 static_cast<int>(smaller(rows - r, L::width)));
+    fold_classes<L, In, sums, group>(strip, x + c * stride, stride, weights_at(c), rows, stride > rows || rows >= least_strip);
+  for (; c < classes; ++c) fold_classes<L, In, sums, 1>(strip, x + c * stride, stride, weights_at(c), rows, false);
 }
 
 template <class T>
@@ -271,6 +286,13 @@ inline GradientOfClass<L, In> gradient_of_class_for(bool shared, bool ignoring) 
   return ignoring ? gradient_of_class<L, In, streaming, false, true> : gradient_of_class<L, In, streaming, false, false>;
 }
 
+template <class T>
+inline void put_lse(GradientStrip<T>& strip, int64_t r, double lse, double low) {
+  const T high = static_cast<T>(lse);
+  strip.high[r] = high;
+  strip.low[r] = std::isfinite(high) ? static_cast<T>(lse - static_cast<double>(high) + low) : T(0);
+}
+
 // The factors of the rows, and the gradient at the target's class of each, before its logit may be overwritten.
 template <class L, class In>
 void start_gradient(const CrossEntropyGradientPass& pass, const Terms<typename L::T>& terms, int64_t row, int64_t run,
@@ -279,6 +301,9 @@ void start_gradient(const CrossEntropyGradientPass& pass, const Terms<typename L
   const RowView& logits = pass.problem.logits;
   const In* x = at<In>(logits, row, 0);
   const int64_t row_stride = innermost_stride(logits), padded = whole_vectors(run, L::width);
+  const CrossEntropyUpstream& up = pass.upstream;
+  const bool plain = terms.sums() == Sums::none && terms.z_loss == 0.0 && terms.class_weight == nullptr &&
+                     pass.problem.terms.row_weight.data == nullptr && up.lse.data == nullptr;
   strip.some_ignored = false;
   for (int64_t r = 0; r < padded; ++r) {
     const Target target = r < run ? target_of(pass.problem, row + r) : Target{-1, true, false};
@@ -287,13 +312,18 @@ void start_gradient(const CrossEntropyGradientPass& pass, const Terms<typename L
     strip.probability[r] = strip.high[r] = strip.low[r] = strip.share[r] = strip.at_target[r] = strip.target[r] = 0;
     strip.some_ignored = strip.some_ignored || (target.ignored && r < run);
     if (target.ignored) continue;
+    strip.at_target[r] = static_cast<T>(widen(x[r * row_stride + target.index * logits.class_stride]));
+    if (plain) {
+      put_lse(strip, r, get<double>(up.saved_lse, row + r), get_or<double>(up.saved_lse_low, row + r, 0.0));
+      strip.probability[r] = strip.target[r] = get_or<T>(up.loss, row + r, T(0));
+      continue;
+    }
     const RowFactors<T> f = factors_of(pass, terms, row + r, target.index);
     const double share = terms.smoothing != 0.0 ? f.share : 0.0;
     strip.probability[r] = static_cast<T>(f.probability);
     strip.high[r] = f.lse_high;
     strip.low[r] = f.lse_low;
     strip.share[r] = static_cast<T>(share);
-    strip.at_target[r] = static_cast<T>(widen(x[r * row_stride + target.index * logits.class_stride]));
     strip.target[r] = static_cast<T>(f.target + (share != 0.0 ? share * terms.weight_of(target.index) : 0.0));
   }
   for (int64_t r = 0; r < padded; r += L::width) {

@@ -36,7 +36,18 @@ struct GradientLanes {
 
   inline reg operator()(reg z, reg t) const {
     const reg log_p = L::sub(L::sub(z, high), low);
-    const reg p = exp_of_difference<L>(log_p);
+    return finished(z, t, log_p, exp_of_difference<L>(log_p));
+  }
+
+  template <int count>
+  inline void of_several(const reg (&z)[count], const reg (&t)[count], reg (&g)[count]) const {
+    reg log_p[count], p[count];
+    for (int j = 0; j < count; ++j) log_p[j] = L::sub(L::sub(z[j], high), low);
+    exp_of_differences<L>(log_p, p);
+    for (int j = 0; j < count; ++j) g[j] = finished(z[j], t[j], log_p[j], p[j]);
+  }
+
+  inline reg finished(reg z, reg t, reg log_p, reg p) const {
     reg g;
     if constexpr (sums == Sums::plain) g = L::sub(L::mul(p, probability), flat);
     else if constexpr (sums == Sums::weighted) g = L::fnma(t, share, L::mul(p, probability));
@@ -76,13 +87,20 @@ void gradient_block(const RowFactors<typename L::T>& factors, const In* z, const
       part(i, left);
     }
   }
-  for (; i + 2 * w <= n; i += 2 * w) {
-    if constexpr (any_order) {
-      const Pair<L> v = load_pair<L>(z + i);
-      store_pair<L, streaming>(g + i, {lanes(v.first, L::set(0)), lanes(v.second, L::set(0))});
-    } else {
-      whole(i);
-      whole(i + w);
+  constexpr int step = L::together > 2 ? L::together : 2;
+  for (; i + step * w <= n; i += step * w) {
+    typename L::reg at[step], share[step], v[step];
+    for (int j = 0; j < step; j += 2) {
+      const Pair<L> two = any_order ? load_pair<L>(z + i + j * w)
+                                    : Pair<L>{L::load(z + i + j * w), L::load(z + i + (j + 1) * w)};
+      at[j] = two.first, at[j + 1] = two.second;
+    }
+    for (int j = 0; j < step; ++j) share[j] = sums == Sums::weighted ? L::load(t + i + j * w) : L::set(0);
+    lanes.of_several(at, share, v);
+    for (int j = 0; j < step; j += 2) {
+      if constexpr (any_order) store_pair<L, streaming>(g + i + j * w, {v[j], v[j + 1]});
+      else if constexpr (streaming) L::stream(g + i + j * w, v[j]), L::stream(g + i + (j + 1) * w, v[j + 1]);
+      else L::store(g + i + j * w, v[j]), L::store(g + i + (j + 1) * w, v[j + 1]);
     }
   }
   for (; i + w <= n; i += w) whole(i);
