@@ -121,10 +121,7 @@ void fold_strip(Strip<typename L::T>& strip, const In* x, int64_t stride, const 
 template <class T>
 inline void start_strip(Strip<T>& strip, int64_t rows) {
   constexpr T lowest = sizeof(T) == 4 ? T(-FLT_MAX) : T(-DBL_MAX);
-  for (int64_t r = 0; r < rows; ++r) {
-    strip.top[r] = lowest;
-    strip.sum[r] = strip.weighted[r] = 0;
-  }
+  for (int64_t r = 0; r < rows; ++r) strip.top[r] = lowest;
 }
 
 // A row's state so far; RowState has more than a strip of rows should carry.
@@ -161,8 +158,9 @@ void states_of_strip(ColumnState<typename L::T>* states, const In* x, int64_t st
     states[r].top = -T(INFINITY);
     states[r].anchor = strip.anchor[r];
   }
+  start_strip(strip, padded);
   for (int64_t c = 0; c < classes; c += merge_classes) {
-    start_strip(strip, padded);
+    for (int64_t r = 0; r < padded; ++r) strip.sum[r] = strip.weighted[r] = 0;  // tops stay: they rise less often
     fold_strip<L, In, sums>(strip, x + c * stride, stride, w == nullptr ? nullptr : w + c, rows,
                             smaller(merge_classes, classes - c));
     for (int64_t r = 0; r < rows; ++r) merge(states[r], strip.top[r], strip.sum[r], strip.weighted[r]);
