@@ -1,4 +1,4 @@
-"""The gradient of bfloat16 rows, whose exponential may be shorter than float32's (native/losses/gradient_block_bf16.h)."""
+"""The gradient of bfloat16 rows, whose exponential may be shorter: native/losses/gradient_block_bf16.h."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_every_bfloat16(isa: str, lse: float) -> None:
     got = kernel.gradient(problem, saved, None, torch.ones(1)).double()
     truth = (logits.double() - lse).exp()
     half_a_step = torch.exp2(truth.clamp(min=SMALLEST).log2().floor() - 8)
-    spread = (1 + (logits.double() - lse).abs().clamp(max=128) / 72)
+    spread = 1 + (logits.double() - lse).abs().clamp(max=128) / 72
     allowed = half_a_step + spread * EXP_ERROR * truth + SMALLEST * (truth < 2 * SMALLEST)
     assert bool(((got - truth).abs() <= allowed).all())
     assert bool((got[logits == -torch.inf] == 0).all())
