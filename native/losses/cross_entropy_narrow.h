@@ -7,8 +7,11 @@
 
 namespace xent::XENT_ISA {
 
-inline bool narrow_rows(const RowView& view, int64_t width) {
-  return view.class_stride == 1 && view.row_dims > 0 && view.classes <= 8 * width && view.classes <= 128 &&
+// Beyond these, in vectors, a row in place is as fast: measured on AVX2 in float32. Backward transposes twice.
+constexpr int64_t narrow_forward = 4, narrow_backward = 2;
+
+inline bool narrow_rows(const RowView& view, int64_t width, int64_t vectors) {
+  return view.class_stride == 1 && view.row_dims > 0 && view.classes <= vectors * width &&
          view.row_size[view.row_dims - 1] >= 2 * width;
 }
 
@@ -77,7 +80,7 @@ inline int64_t cross_entropy_any(const CrossEntropyProblem& p, const CrossEntrop
   const bool lean = p.target.data != nullptr && identity(p.terms.map) && rows.entropy.data == nullptr &&
                     rows.prediction.data == nullptr && rows.lse.data == nullptr;
   const bool columns = in_columns(p.logits, lanes);
-  if (!lean || !(columns || narrow_rows(p.logits, lanes))) return cross_entropy(p, rows, threads);
+  if (!lean || !(columns || narrow_rows(p.logits, lanes, narrow_forward))) return cross_entropy(p, rows, threads);
   std::atomic<int64_t> bad_row{-1};
   const CrossEntropyPass pass{p, rows, bad_row};
   const RowTask task = by_dtype(p.logits.dtype, [=](auto in) -> RowTask {
@@ -93,7 +96,7 @@ inline void cross_entropy_gradient_any(const CrossEntropyProblem& p, const Cross
   const int64_t lanes = lanes_of(p.logits.dtype);
   const bool lean = p.target.data != nullptr && identity(p.terms.map) && upstream.entropy.data == nullptr;
   const bool columns = in_columns(p.logits, lanes) && in_columns(gradient, lanes);
-  const bool narrow = narrow_rows(p.logits, lanes) && narrow_rows(gradient, lanes);
+  const bool narrow = narrow_rows(p.logits, lanes, narrow_backward) && narrow_rows(gradient, lanes, narrow_backward);
   if (!lean || !(columns || narrow)) return cross_entropy_gradient(p, upstream, gradient, streaming, threads);
   const CrossEntropyGradientPass pass{p, upstream, gradient, streaming};
   const RowTask task = by_dtype(p.logits.dtype, [=](auto in) -> RowTask {

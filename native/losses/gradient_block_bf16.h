@@ -4,7 +4,7 @@
 //   p = 2^n 2^r,   y = z log2(e) - lse log2(e),   n = round(y),   r = y - n,   2^r a polynomial of degree 4
 //
 // Its relative error is 2.9e-6 (2^-18.4), 700 times below half a unit in the last place of bfloat16; tested over every
-// bfloat16 (tests/native/test_exponential.py). A p below 2^-126 is 0. Rows with finite factors only: there no result is
+// bfloat16 (tests/native/test_gradient_bf16.py). A p below 2^-126 is 0. Rows with finite factors only: there no result is
 // NaN, and rounding need not look for one.
 #pragma once
 

@@ -1,4 +1,4 @@
-"""The gradient of bfloat16 rows, whose exponential may be shorter than float32's: gradient_block_bf16.h."""
+"""The gradient of bfloat16 rows, whose exponential may be shorter: native/losses/gradient_block_bf16.h."""
 
 from __future__ import annotations
 
