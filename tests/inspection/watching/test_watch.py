@@ -128,8 +128,9 @@ def test_watching_changes_no_bit(tmp_path: Path, name: str, every: int | None):
 
 
 def test_everything_is_given_back(tmp_path: Path):
-    places = [(F, "cross_entropy"), (F, "nll_loss"), (torch.autograd, "backward"),
-              (xent.functional, "cross_entropy"), (torch.optim.Optimizer, "zero_grad"), (torch.amp.GradScaler, "step"), (xent, "cross_entropy")]  # fmt: skip
+    functional = [(F, "cross_entropy"), (F, "nll_loss"), (xent.functional, "cross_entropy"), (xent, "cross_entropy")]
+    methods = [(torch.optim.Optimizer, "zero_grad"), (torch.amp.GradScaler, "step")]
+    places: list[tuple[Any, str]] = [*functional, *methods, (torch.autograd, "backward")]
     before = [getattr(owner, name) for owner, name in places]
     model, x, y = small()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
