@@ -37,7 +37,7 @@ _HOME_OF = {
     "choices": "xent.ops",
     "XentError": "xent.errors",
 }
-_SUBMODULES = ("errors", "functional", "nn", "ops")
+_SUBMODULES = ("distributed", "errors", "functional", "nn", "ops")
 
 __all__ = [
     "Explanation",
@@ -57,6 +57,7 @@ __all__ = [
     "check",
     "choices",
     "cross_entropy",
+    "distributed",
     "doctor",
     "errors",
     "explain",
@@ -73,7 +74,7 @@ __all__ = [
 ]  # a literal, for type checkers
 
 if TYPE_CHECKING:
-    from xent import errors, functional, nn, ops
+    from xent import distributed, errors, functional, nn, ops
     from xent.errors import XentError
     from xent.functional import (
         RowStats,

@@ -14,6 +14,7 @@ from xent.cli import bench, train
 from xent.cli import doctor as doctor_command
 from xent.cli import explain as explain_command
 from xent.cli import watch as watch_command
+from xent.cli import score as score_command
 from xent.cli._interrupts import INTERRUPTED, Stopped
 from xent.errors import OptionError, XentError
 
@@ -31,6 +32,7 @@ app = typer.Typer(
 # A command is one file: its `app` (or a function) is added here.
 app.add_typer(train.app, name="train")
 app.add_typer(bench.app, name="bench")
+app.command("score", epilog=score_command.EPILOG)(score_command.score)
 app.command("explain", epilog=explain_command.EPILOG)(explain_command.explain)
 app.command(
     "doctor",

@@ -78,6 +78,18 @@ class TrainingCommand(ABC):
         """Show what the learner can do now; return it for the summary."""
         return {}
 
+    def reports(self, learner: Any) -> bool:
+        """Whether this process is the one that reports."""
+        return True
+
+    def is_watched(self, learner: Any) -> bool:
+        """Whether its steps can be watched: those of one process."""
+        return True
+
+    def close(self, learner: Any) -> None:
+        """Leave other processes, if there are any."""
+        del learner  # one process has nobody to leave
+
     def run(self, typed: dict[str, Any], place: Place) -> int:
         """Do what was asked; return the exit status.
 
@@ -91,11 +103,13 @@ class TrainingCommand(ABC):
             with interrupts_held():  # an import or a new directory half done helps nobody
                 learner, run = self._open(typed, place)
             first_epoch = learner.epoch
-            console = _console(place.as_json, self._opening(learner, run, resumed=place.resume is not None))
-            shown = self._train(learner, run, console, watch=place.watch)
-            if place.as_json:
+            opening = self._opening(learner, run, resumed=place.resume is not None)
+            console = _console(place.as_json, opening, quiet=not self.reports(learner))
+            shown = self._train(learner, run, console, watch=place.watch and self.is_watched(learner))
+            if place.as_json and self.reports(learner):
                 timing = {"epochs_trained": learner.epoch - first_epoch, "seconds": _seconds_since(began_at)}
                 typer.echo(json.dumps({**_summary(learner, run), **shown, **timing}, indent=2, ensure_ascii=False))
+            self.close(learner)
         except KeyboardInterrupt:
             if run is None:
                 raise
@@ -165,10 +179,10 @@ def typed_options(context: typer.Context, about_the_command: tuple[str, ...]) ->
     }
 
 
-def _console(as_json: bool, opening: list[str]) -> Console:
+def _console(as_json: bool, opening: list[str], *, quiet: bool = False) -> Console:
     from rich.console import Console
 
-    console = Console(stderr=as_json, highlight=False)
+    console = Console(stderr=as_json, highlight=False, quiet=quiet)
     for line in opening:
         console.print(line, soft_wrap=True, markup=False)
     return console
