@@ -34,7 +34,7 @@ class Place:
     out: Path | None
     resume: Path | None
     as_json: bool
-    watch: bool = True
+    watch: bool = False
 
     def __post_init__(self) -> None:
         if self.out and self.resume:
