@@ -269,7 +269,7 @@ class Recording:
         step, clock = self.step, self._clock
         self.write("step", step=step, **self._batches.to_dict(), ruler=self._ruler.to_dict(),
                    learning_rates=_learning_rates(optimizer), rows_per_second=self._batches.rows / (clock.total or 1.0),
-                   seconds=dict(clock.seconds))  # fmt: skip
+                   seconds=dict(clock.seconds), **self._which(optimizer))  # fmt: skip
         self._paid("plain")
         if self._norms is not None:
             self.write("layers", step=step, layers=self._norms.after())
@@ -283,6 +283,10 @@ class Recording:
             self.write("ledger", step=step, ledger=self._ledger.to_dict())
             self._ledger = None
             self._paid("ledger")
+
+    def _which(self, optimizer: Optimizer) -> dict[str, int]:
+        optimizers = self.subjects.optimizers
+        return {"optimizer": [each is optimizer for each in optimizers].index(True)} if len(optimizers) > 1 else {}
 
     def _paid(self, kind: str) -> None:
         """Account for all that a record took since the step began."""
