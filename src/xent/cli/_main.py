@@ -13,8 +13,8 @@ import xent
 from xent.cli import bench, train
 from xent.cli import doctor as doctor_command
 from xent.cli import explain as explain_command
-from xent.cli import watch as watch_command
 from xent.cli import score as score_command
+from xent.cli import watch as watch_command
 from xent.cli._interrupts import INTERRUPTED, Stopped
 from xent.errors import OptionError, XentError
 
