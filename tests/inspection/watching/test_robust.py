@@ -89,9 +89,10 @@ def test_a_fault_of_the_recording_is_not_one_of_the_training(tmp_path: Path, mon
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr("xent.inspection.watching._recording.table_of", broken)
-    with pytest.warns(RuntimeWarning, match="ZeroDivisionError: a bug.*the training goes on") as caught:
-        with xent.watch(model, optimizer, tmp_path / "run"):
-            loop(model, optimizer, x, y, 3)
+    words = "ZeroDivisionError: a bug.*the training goes on"
+    watching = xent.watch(model, optimizer, tmp_path / "run")
+    with pytest.warns(RuntimeWarning, match=words) as caught, watching:
+        loop(model, optimizer, x, y, 3)
     assert len(caught) == 1
 
 
@@ -144,7 +145,8 @@ def test_a_forked_child_writes_nothing(tmp_path: Path):
 
 def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
     (tmp_path / "program.py").write_text(PROGRAM)
-    command = [sys.executable, "-m", "xent.cli", "watch", "--every", "1", "--out", "run", "program.py", *arguments]
+    xent_watch = [sys.executable, "-c", "import sys; from xent.cli import main; sys.exit(main())", "watch"]
+    command = [*xent_watch, "--every", "1", "--out", "run", "program.py", *arguments]
     return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
