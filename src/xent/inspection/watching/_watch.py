@@ -62,7 +62,7 @@ def watch(
 
         loss = Σ nll / count over all micro-batches of a step: the true mean, whatever their sizes
 
-    Put it around the loop. What a line holds, and which steps are recorded, is in docs/watch.md; `xent report` draws it.
+    Put it around the loop. What a line holds and which steps are recorded: docs/watch.md. `xent report` draws it.
 
     Args:
         model: the module, a list of modules, or None: then layers are called after the optimizer's groups.
