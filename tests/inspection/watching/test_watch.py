@@ -128,9 +128,9 @@ def test_watching_changes_no_bit(tmp_path: Path, name: str, every: int | None):
 
 
 def test_everything_is_given_back(tmp_path: Path):
-    places = [(F, "cross_entropy"), (F, "nll_loss"), (torch.autograd, "backward"),
-              (xent.functional, "cross_entropy"), (torch.optim.Optimizer, "zero_grad"),
-              (torch.amp.GradScaler, "step"), (xent, "cross_entropy")]  # fmt: skip
+    functional = [(F, "cross_entropy"), (F, "nll_loss"), (xent.functional, "cross_entropy"), (xent, "cross_entropy")]
+    methods = [(torch.optim.Optimizer, "zero_grad"), (torch.amp.GradScaler, "step")]
+    places: list[tuple[Any, str]] = [*functional, *methods, (torch.autograd, "backward")]
     before = [getattr(owner, name) for owner, name in places]
     model, x, y = small()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -234,6 +234,32 @@ def test_a_closure_is_one_step_and_its_first_loss(tmp_path: Path):
     assert (steps[0]["loss"], steps[0]["count"]) == (pytest.approx(first, rel=1e-6), 10)
 
 
+def test_a_loss_inside_a_closure_after_micro_batches_outside_counts(tmp_path: Path):
+    # Lightning accumulates so: the last micro-batch runs in the closure of the step.
+    model, x, y = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def closure() -> None:
+        F.cross_entropy(model(x[:3]), y[:3]).backward()
+
+    with xent.watch(model, optimizer, tmp_path / "run", every=1) as watching:
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step(closure)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    (step,) = records(watching.path, "step")
+    assert [each["count"] for each in step["micro_batches"]] == [10, 3]
+
+
+def test_an_ignored_class_is_not_right(tmp_path: Path):
+    model, x, _ = small()
+    y = torch.zeros(10, dtype=torch.long)
+    y[0] = 1
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with xent.watch(model, optimizer, tmp_path / "run", every=1) as watching:
+        F.cross_entropy(model(x) + torch.tensor([9.0, 0, 0, 0]), y, ignore_index=0).backward()
+        optimizer.step()
+    assert records(watching.path, "step")[0]["accuracy"] == 0.0
+
+
 def test_a_step_that_a_scaler_leaves_out_is_no_step(tmp_path: Path):
     model, x, y = small()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -257,6 +283,9 @@ def test_two_optimizers_on_one_loss_and_on_two(tmp_path: Path):
             F.cross_entropy(model(x), y).backward()
             first.step()
             second.step()
+            model.zero_grad()
+    steps = records(watching.path, "step")
+    assert [(step["step"], step["optimizer"], step["count"]) for step in steps] == [(1, 0, 10), (3, 0, 10)]
     layers = [[each["name"] for each in record["layers"]] for record in records(watching.path, "layers")]
     assert layers == [["0"], ["3"]] * 2
 

@@ -158,7 +158,7 @@ def table_of(call: LossCall) -> RowTable | None:
     Spread evenly where there are many, but for the first text, which is whole.
     """
     try:
-        if call.is_binary or not call.has_class_indices:
+        if call.is_binary or not isinstance(call.target, Tensor) or not call.has_class_indices:
             return None
         shift = call.option("shift", 0)
         target, scores = call.values_of(call.target), call.values_of(call.input)
