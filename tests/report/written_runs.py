@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +96,15 @@ def _step_records(number: int, every: int, trained: tuple[Any, Any], rows: tuple
     clock.append(time.perf_counter())
     nll = F.cross_entropy(logits.detach(), y, reduction="none")
     cuts = (nll[:40], nll[40:])
-    forward, loss_took, backward, stepped = (b - a for a, b in zip(clock, clock[1:], strict=False))
+    forward, loss_took, backward, stepped = (b - a for a, b in pairwise(clock))
     yield step(
-        number, float(loss), sum_nll=float(nll.sum()), count=len(nll), ruler=ruler,
+        number, float(loss.detach()), sum_nll=float(nll.sum()), count=len(nll), ruler=ruler,
         micro_batches=[{"sum_nll": float(cut.sum()), "count": len(cut)} for cut in cuts if len(cut)],
         accuracy=float((logits.argmax(1) == y).float().mean()), learning_rates=[optimizer.param_groups[0]["lr"]],
         rows_per_second=len(nll) / (clock[-1] - clock[0]),
-        seconds={"data": 5e-5, "forward": forward, "loss": loss_took, "backward": backward, "step": stepped, "other": 0},
+        seconds={
+            "data": 5e-5, "forward": forward, "loss": loss_took, "backward": backward, "step": stepped, "other": 0,
+        },
     )  # fmt: skip
     if number % every == 1:
         yield _layers(number, model, before, x)
@@ -136,9 +139,10 @@ def _tables(number: int, logits: Tensor, y: Tensor, nll: Tensor, x: Tensor) -> I
          "accuracy": float(right[y == c].float().mean())} for c in y.unique().tolist()]}  # fmt: skip
     bins = [(confidence > low / 10) & (confidence <= (low + 1) / 10) for low in range(10)]
     full = [inside for inside in bins if inside.any()]
-    yield {"kind": "calibration", "step": number, "bins": [
+    ece = sum(float((confidence[b].sum() - right[b].sum()).abs()) for b in full) / len(y)
+    yield {"kind": "calibration", "step": number, "ece": ece, "bins": [
         {"confidence": float(confidence[b].mean()), "accuracy": float(right[b].float().mean()), "count": int(b.sum())}
-        for b in full], "ece": sum(float((confidence[b].sum() - right[b].sum()).abs()) for b in full) / len(y)}  # fmt: skip
+        for b in full]}  # fmt: skip
     yield {"kind": "worst_rows", "step": number, "rows": [
         {"row": row, "target": CLASSES[y[row]], "prediction": CLASSES[guess[row]], "probability": float(p[row, y[row]]),
          "loss": float(nll[row]), "text": None,
@@ -147,7 +151,8 @@ def _tables(number: int, logits: Tensor, y: Tensor, nll: Tensor, x: Tensor) -> I
 
 
 def _evaluation(number: int, logits: Tensor, y: Tensor, ruler: Any) -> dict[str, Any]:
-    return {"kind": "evaluation", "step": number, "split": "validation", "loss": float(F.cross_entropy(logits, y)),
+    loss = float(F.cross_entropy(logits.detach(), y))
+    return {"kind": "evaluation", "step": number, "split": "validation", "loss": loss,
             "count": len(y), "accuracy": float((logits.argmax(1) == y).float().mean()), "ruler": ruler}  # fmt: skip
 
 

@@ -35,23 +35,33 @@ def _params(*names: str) -> list[Any]:
 
 def _ends(low: str, high: str, **options: Any) -> Any:
     alt = _altair()
-    return alt.Scale(domainMin=alt.ExprRef(low), domainMax=alt.ExprRef(high), nice=False, zero=False, **options)
+    zero = {} if options.get("type") == "log" else {"zero": False}
+    return alt.Scale(domainMin=alt.ExprRef(low), domainMax=alt.ExprRef(high), nice=False, **zero, **options)
 
 
 def _steps(field: str = "step:Q", **options: Any) -> Any:
     alt = _altair()
-    axis = alt.Axis(title=None, grid=False, tickMinStep=1, format="~s", tickCount=6, labelFlush=True)
+    axis = alt.Axis(
+        title=None, grid=False, tickMinStep=1, format="~s", tickCount=6, labelFlush=True, labelOverlap=True,
+        labelSeparation=8,
+    )  # fmt: skip
     return alt.X(field, axis=axis, scale=_ends("x0", "x1"), **options)
+
+
+def _kinds(train: float, evaluation: float) -> Any:
+    alt = _altair()
+    return alt.condition("datum.kind == 'train'", alt.value(train), alt.value(evaluation))
 
 
 def _lines(kind: str) -> Any:
     """Curves by step with the band of each, level lines, evaluations as points, and names where the curves end."""
     alt = _altair()
     scale = _ends("y0", "y1", type=kind)
-    y_axis = alt.Axis(title=None, tickCount=5, grid=True, domain=False, ticks=False)
+    ticks = {"values": alt.ExprRef("y_ticks")} if kind == "log" else {"tickCount": 5}
+    y_axis = alt.Axis(
+        title=None, grid=True, domain=False, ticks=False, labelExpr="format(datum.value, y_format)", **ticks
+    )
     colour = alt.Color("role:N", legend=None, scale=alt.Scale(domain=["own", "other"], range=["$own", "$bar"]))
-    thick = alt.StrokeWidth("kind:N", legend=None, scale=alt.Scale(domain=["train", "evaluation"], range=[1.2, 2.2]))
-    faint = alt.Opacity("kind:N", legend=None, scale=alt.Scale(domain=["train", "evaluation"], range=[0.75, 1]))
     y = alt.Y("value:Q", scale=scale, axis=y_axis)
     levels = alt.Chart(alt.NamedData("levels")).mark_rule(strokeDash=[2, 4], color="$dim", strokeWidth=1).encode(y=y)
     names = alt.Chart(alt.NamedData("names")).mark_text(align="left", dx=8, fontSize=12, clip=False)
@@ -63,7 +73,9 @@ def _lines(kind: str) -> Any:
         band.encode(
             x=_steps(), y=alt.Y("low:Q", scale=scale), y2="high:Q", color=colour, detail="series:N"
         ).transform_filter("isValid(datum.low)"),
-        line.encode(x=_steps(), y=y, color=colour, strokeWidth=thick, opacity=faint, detail="series:N"),
+        line.encode(
+            x=_steps(), y=y, color=colour, strokeWidth=_kinds(1.2, 2.2), opacity=_kinds(0.75, 1), detail="series:N"
+        ),
         point.encode(x=_steps(), y=y, color=colour, detail="series:N"),
         names.encode(
             x=_steps(),
@@ -73,7 +85,8 @@ def _lines(kind: str) -> Any:
                 domain=["own", "other", "level"], range=["$own", "$dim", "$dim"])),
         ),
     ).resolve_scale(color="independent")  # fmt: skip
-    return chart.add_params(*_params("x0", "x1", "y0", "y1"))
+    by_hand = [alt.param(name="y_ticks", value=[])] if kind == "log" else []
+    return chart.add_params(*_params("x0", "x1", "y0", "y1"), alt.param(name="y_format", value="~g"), *by_hand)
 
 
 def _heat() -> Any:
@@ -121,5 +134,5 @@ def _reliability() -> Any:
         alt.Chart(alt.NamedData("diagonal")).mark_line(strokeDash=[2, 4], color="$dim", strokeWidth=1).encode(x, y),
         bins.mark_rule(color="$bar", strokeWidth=1.5).encode(x=x, y=y, y2="confidence:Q"),
         bins.mark_circle(color="$own", opacity=0.9, stroke="$paper").encode(
-            x=x, y=y, size=alt.Size("count:Q", legend=None, scale=alt.Scale(domainMin=0, range=[12, 420]))),
+            x=x, y=y, size=alt.Size("count:Q", legend=None, scale=alt.Scale(domainMin=0, range=[24, 420]))),
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from xent.report._optional import needed
 from xent.report._page import inert_json, seen, source_hash
 from xent.report.run_page._charts import specs
+from xent.report.run_page._library import library
 
 _SCRIPTS = (
     "values.js", "state.js", "charts.js", "curves.js", "loss.js", "calibration.js", "where.js", "gradients.js",
@@ -24,7 +25,7 @@ def html(data: dict[str, Any], refresh: bool = False) -> str:
         data: what it shows; see `_page_data`.
         refresh: whether it asks the server that it came from for newer data.
     """
-    jinja, style, script, library = needed("jinja2", "a report", extra="report"), _style(), _script(), _library()
+    jinja, style, script, vega = needed("jinja2", "a report", extra="report"), _style(), _script(), library()
     loader = jinja.PackageLoader("xent.report.run_page", ".")
     template = jinja.Environment(loader=loader, autoescape=True, undefined=jinja.StrictUndefined).get_template(
         "run_page.html"
@@ -32,12 +33,12 @@ def html(data: dict[str, Any], refresh: bool = False) -> str:
     return template.render(
         title=title_of(data),
         style=style,
-        library=library,
+        library=vega,
         script=script,
-        policy=_policy(style, (library, script), refresh),
+        policy=_policy(style, (vega, script), refresh),
         data=inert_json(data | {"live": refresh}),
         specs=inert_json(specs()),
-        made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 
@@ -71,12 +72,3 @@ def _script() -> str:
 
 def _part(name: str) -> str:
     return (resources.files("xent.report.run_page") / name).read_text("utf-8")
-
-
-@cache
-def _library() -> str:
-    """vega, vega-lite and vega-embed (BSD-3-Clause, University of Washington Interactive Data Lab), as vl-convert has them."""
-    altair = needed("altair", "a report", extra="report")
-    convert = needed("vl_convert", "a report", extra="report")
-    version = ".".join(altair.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    return convert.javascript_bundle(vl_version=version).replace("</script", "<\\/script")

@@ -17,7 +17,7 @@ from xent.report.run_page._values import (
 )
 
 _PARAMETERS, _ENTRIES, _STAGES, _OPTIMIZERS = 60, 6, 12, 4
-_ENTRY = ("index", "before", "grad", "update", "after")
+_ENTRY = ("entry", "before", "gradient", "update", "after")
 
 
 def ledger(record: dict[str, Any]) -> dict[str, Any] | None:
@@ -54,7 +54,7 @@ def _parameter(given: dict[str, Any]) -> dict[str, Any]:
         "name": as_text(given.get("name")),
         "shape": " × ".join(as_text(size, 12) for size in as_list(given.get("shape"))[:8]) or "scalar",
         "before": _summary(summaries.get("before")),
-        "grad": _summary(summaries.get("grad") or summaries.get("gradient")),
+        "gradient": _summary(summaries.get("gradient")),
         "update": _summary(summaries.get("update")),
         "ratio": rounded(as_number(given.get("ratio")), 4),
         "because": as_text(given.get("because"), LONG),
@@ -83,7 +83,7 @@ def _summary(given: Any) -> list[Any] | None:
 
 
 def _entry(given: dict[str, Any]) -> list[Any]:
-    return [as_text(given.get("index"), 40), *(rounded(as_number(given.get(name)), 6) for name in _ENTRY[1:])]
+    return [as_text(given.get(_ENTRY[0]), 40), *(rounded(as_number(given.get(name)), 6) for name in _ENTRY[1:])]
 
 
 def _equality(given: Any) -> dict[str, Any] | None:

@@ -145,7 +145,8 @@ class RunRecords:
         known = {records.path for records in self.others}
         new = sorted(path for path in self.directory.glob("records.rank*.jsonl") if path not in known)
         self.others += [Records(path) for path in new]
-        return any([records.read_on() for records in (self.main, *self.others)])
+        grown = [records.read_on() for records in (self.main, *self.others)]
+        return any(grown)
 
     def last_change(self) -> float:
         """When something was last written, in seconds since 1970."""

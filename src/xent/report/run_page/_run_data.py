@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -98,7 +98,7 @@ def _directory_name(directory: Path) -> str:
 
 def _status(run: RunRecords) -> dict[str, Any]:
     end = (run.main.kinds["end"] or [{}])[-1]
-    changed = datetime.fromtimestamp(run.last_change(), timezone.utc)
+    changed = datetime.fromtimestamp(run.last_change(), UTC)
     return {
         "word": as_text(end.get("status"), 20) or "no end",
         "seconds": as_finite(end.get("seconds")),
@@ -112,7 +112,9 @@ def _notes(run: RunRecords, steps: Sequence[Step], most: int) -> list[str]:
     if not run.main.header:
         notes.append("The records begin without a line of kind run: configuration and machine are not known.")
     if any(one.cut for one in files):
-        notes.append("The last line of the records is not whole (the writer was stopped, or is writing); it is left out.")
+        notes.append(
+            "The last line of the records is not whole (its writer was stopped, or is writing it) and left out."
+        )
     if broken := sum(one.broken for one in files):
         notes.append(f"{broken:,} {'line is' if broken == 1 else 'lines are'} no record and left out.")
     if len(steps) > most:
@@ -211,16 +213,14 @@ def _time(steps: Sequence[Step]) -> dict[str, Any] | None:
     if not timed:
         return None
     shares = []
-    for bucket in in_buckets(timed, 150):
+    for bucket in in_buckets(timed, 80):
         sums = [math.fsum(one.seconds[place] or 0 for one in bucket) for place in range(len(PARTS))]
         whole = math.fsum(sums) or 1.0
         shares.append([bucket[0].step, bucket[-1].step, *(rounded(part / whole, 4) for part in sums)])
     return {
         "parts": PARTS,
         "shares": shares,
-        "median": [
-            rounded(median(found)) if (found := _known(timed, place)) else None for place in range(len(PARTS))
-        ],
+        "median": [rounded(median(found)) if (found := _known(timed, place)) else None for place in range(len(PARTS))],
         "total": [rounded(math.fsum(_known(timed, place))) for place in range(len(PARTS))],
         "steps": len(timed),
     }

@@ -63,9 +63,7 @@ def _classes(record: dict[str, Any]) -> dict[str, Any] | None:
 
 def _tokens(record: dict[str, Any]) -> dict[str, Any] | None:
     given = list(as_records(record.get("pieces")))
-    pieces = [
-        [as_text(one.get("text"), _PIECE), rounded(as_number(one.get("nats")), 4)] for one in given[:_PIECES]
-    ]
+    pieces = [[as_text(one.get("text"), _PIECE), rounded(as_number(one.get("nats")), 4)] for one in given[:_PIECES]]
     return {"of": len(given), "pieces": pieces} if pieces else None
 
 
@@ -73,8 +71,8 @@ def _worst(record: dict[str, Any]) -> dict[str, Any] | None:
     rows = [
         {
             "row": as_text(one.get("row")),
-            "target": as_text(one.get("target")),
-            "prediction": as_text(one.get("prediction")),
+            "target": as_text(one.get("target_name")) or as_text(one.get("target")),
+            "prediction": as_text(one.get("prediction_name")) or as_text(one.get("prediction")),
             "probability": rounded(as_finite(one.get("probability"))),
             "loss": rounded(as_number(one.get("loss"))),
             "picture": _picture(one.get("picture")),

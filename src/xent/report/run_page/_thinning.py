@@ -43,9 +43,7 @@ def curve(
     for bucket in in_buckets(values, most):
         finite = [value for _, value in bucket if value is not None and math.isfinite(value)]
         middle = _mean(finite) if mean is None else mean(bucket)
-        points.append(
-            Point(bucket[0][0], bucket[-1][0], middle, min(finite, default=None), max(finite, default=None))
-        )
+        points.append(Point(bucket[0][0], bucket[-1][0], middle, min(finite, default=None), max(finite, default=None)))
     return points
 
 

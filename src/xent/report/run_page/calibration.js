@@ -32,7 +32,7 @@ function eceSection() {
     curves: page.runs.map((one, place) => ({
       series: `${place}`, kind: "evaluation", own: place === state.run, text: several() ? one.name : "ECE",
       points: one.calibration.steps.filter((record) => finite(record.ece)).map((record) => ({ step: record.step, value: real(record.ece), low: null, high: null })),
-    })).filter((curve) => curve.points.length), fromZero: true, format: (value) => percent(value, 2),
+    })).filter((curve) => curve.points.length), fromZero: true, axis: "~%", format: (value) => percent(value, 2),
   });
   if (!give().curves.some((curve) => curve.points.length > 1)) return null;
   return make("div", {}, make("h3", {}, "ECE by step"), curvesChart("ece", "expected calibration error by step", 160, give));

@@ -47,9 +47,9 @@ function curvesChart(id, label, height, give) {
   function move(step) {
     at = step;
     const { curves, format } = give();
-    const said = curves.filter((curve) => curve.points.length).map((curve) => {
+    const said = curves.filter((curve) => curve.points.length && !curve.silent).map((curve) => {
       const point = nearest(curve.points, step);
-      return make("span", { class: curve.own ? "own" : null }, named(curve.text), ` ${format(point.value)}`);
+      return make("span", { class: curve.own ? "own" : null }, named(curve.said ?? curve.text), ` ${format(point.value, point)}`);
     });
     const some = nearest(curves.flatMap((curve) => curve.points), step);
     const words = some.first === some.last || some.first === undefined ? `step ${whole(some.step)}` : `steps ${whole(some.first)}–${whole(some.last)}`;
@@ -70,7 +70,8 @@ function curvesChart(id, label, height, give) {
     move(all[Math.max(0, Math.min(all.length - 1, here + by))]);
   });
   box.setAttribute("aria-description", "left and right arrow keys read it step by step");
-  readout.append(make("span", {}, "point at the curve, or focus it and use ← →"));
+  move(give().curves.flatMap((curve) => curve.points).reduce((last, point) => Math.max(last, point.step), 0));
+  at = null;
   return make("figure", {}, box, readout);
 }
 
@@ -79,7 +80,7 @@ function nearest(points, step) {
 }
 
 // Datasets and ends of the axes for the spec "lines".
-function filled({ curves, levels = [], log = false, fromZero = false, top = null }, height) {
+function filled({ curves, levels = [], log = false, fromZero = false, top = null, axis = "~g" }, height) {
   const lines = [], points = [];
   for (const { series, kind, own, points: all, dots } of curves) {
     for (const point of all) {
@@ -97,21 +98,30 @@ function filled({ curves, levels = [], log = false, fromZero = false, top = null
   if (low === high) { high += Math.abs(high) || 1; }
   if (log) { low /= 1.25; high *= 1.15; } else if (!fromZero) { const pad = 0.05 * (high - low); low -= pad; high += pad; } else high += 0.03 * (high - low);
   const steps = curves.flatMap((curve) => curve.points.map((point) => point.step));
-  const ends = { x0: Math.min(...steps.slice(0, 1), ...steps.length ? [steps.reduce((a, b) => Math.min(a, b))] : [0]), x1: steps.reduce((a, b) => Math.max(a, b), 0) };
+  const ends = { x0: steps.reduce((a, b) => Math.min(a, b), Infinity), x1: steps.reduce((a, b) => Math.max(a, b), 0) };
   if (ends.x0 === ends.x1) ends.x1 += 1;
   const used = levels.filter((level) => !log || level.value > 0);
   const names = apart([
     ...used.map((level) => ({ text: level.text, value: level.value, role: "level" })),
-    ...curves.filter((curve) => curve.points.some((point) => Number.isFinite(point.value) && (!log || point.value > 0))).map((curve) => ({
+    ...curves.filter((curve) => !curve.unnamed && curve.points.some((point) => Number.isFinite(point.value) && (!log || point.value > 0))).map((curve) => ({
       text: curve.text, role: curve.own ? "own" : "other",
       value: curve.points.findLast((point) => Number.isFinite(point.value) && point.value !== null && (!log || point.value > 0)).value,
     })),
   ], [low, high], height - 40, log).map((name) => ({ ...name, step: ends.x1, text: cut(name.text, 22) }));
-  const longest = Math.max(0, ...names.map((name) => name.text.length));
   return {
     datasets: { lines, points, levels: used, names },
-    params: { ...ends, y0: low, y1: high }, right: 16 + 6.6 * longest, spec: log ? "lines_log" : "lines",
+    params: { ...ends, y0: low, y1: high, y_format: axis, y_ticks: log ? logTicks(low, high) : [] }, spec: log ? "lines_log" : "lines",
   };
+}
+
+// 1, 2, 5 of every decade; of many decades only their beginnings.
+function logTicks(low, high) {
+  const from = Math.floor(Math.log10(low)), to = Math.ceil(Math.log10(high));
+  const every = Math.ceil((to - from) / 8);
+  const factors = to - from <= 3 ? [1, 2, 5] : [1];
+  const ticks = [];
+  for (let decade = from; decade <= to; decade += every) for (const factor of factors) ticks.push(factor * 10 ** decade);
+  return ticks.filter((tick) => tick >= low && tick <= high);
 }
 
 const cut = (text, most) => ([...text].length > most ? `${[...text].slice(0, most - 1).join("")}…` : text);

@@ -42,7 +42,15 @@ function layerCurves(layers, log) {
     points: layers.columns.map(([from, to], column) => ({ step: Math.round((from + to) / 2), first: from, last: to, value: layers.cells[state.measure][row][column], low: null, high: null })),
   })).filter((curve) => curve.points.some((point) => point.value !== null));
   const usable = log && curves.some((curve) => curve.points.some((point) => point.value > 0));
-  return { curves: curves.length > 8 ? curves.map((curve) => ({ ...curve, quiet: !curve.own })) : curves, log: usable, fromZero: !usable };
+  // Of many layers only the first, the chosen and the last have a name: the names would hide each other.
+  const many = curves.length > 8;
+  return {
+    curves: curves.map((curve, place) => {
+      const passed = many && !curve.own && place !== 0 && place !== curves.length - 1;
+      return { ...curve, unnamed: passed, silent: passed };
+    }),
+    log: usable, fromZero: !usable, axis: log ? "~g" : ".0%",
+  };
 }
 
 // A heat-map with its scale in words, and a line that reads the cell under the pointer.

@@ -9,6 +9,7 @@ function showSteps() {
 const openParameters = new Set();  // stay open through a refresh and from step to step
 
 function ledgerOf(record) {
+  if (!openParameters.size) openParameters.add(record.parameters[0].name);
   const optimizers = record.optimizers.map((one) => make("p", {}, make("b", {}, named(one.name)), " ",
     one.formula ? make("code", {}, named(one.formula)) : named(one.unknown), one.change ? make("span", { class: "note" }, " · ", named(one.change)) : null));
   const { predicted, measured, ratio, before } = record.promise;
@@ -16,8 +17,8 @@ function ledgerOf(record) {
     finite(predicted) ? figure("change promised, g·Δθ", fixed(predicted)) : null,
     finite(measured) ? figure("change measured", fixed(measured), finite(ratio) ? `${fixed(ratio, 2)} of it` : "") : null].filter(Boolean);
   const rows = record.parameters.map((one) => [
-    parameterName(one), shape(one.shape), size(one.before), size(one.grad), size(one.update),
-    finite(one.ratio) ? short(one.ratio) : "–", one.equality ? make("span", { class: one.equality.holds ? "" : "bad" }, named(one.equality.words)) : named(one.unknown || "–"),
+    parameterName(one), shape(one.shape), size(one.before), size(one.gradient), size(one.update),
+    finite(one.ratio) ? short(one.ratio) : "–", one.equality ? make("span", { class: one.equality.holds ? "nowrap" : "nowrap bad" }, named(one.equality.words)) : named(one.unknown || "–"),
   ]);
   const most = table([["parameter", "name"], ["shape", ""], ["‖before‖", "n"], ["‖gradient‖", "n"], ["‖update‖", "n"], ["÷ weight", "n"], ["made again", ""]], rows, { label: "ledger", class: "data stretch" });
   return [...optimizers, make("dl", { class: "figures small" }, ...figures), most,

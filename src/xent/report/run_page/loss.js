@@ -1,8 +1,12 @@
 // The loss on its ruler, its curve, the accuracy, and the true mean beside the mean of means.
 const lastOf = (points) => points.findLast((point) => finite(point[2]));
 
+// An evaluation on the training rows is not the loss of the batches that it was trained on.
+const splitName = (split) => (split === "train" ? "train set" : split);
+
+// Of several runs each has its name once, at the end of its thick curve; the line below the chart says both values.
 function lossNames(one) {
-  return several() ? { train: one.name, evaluation: (split) => `${one.name}, ${split}` } : { train: "train", evaluation: (split) => split };
+  return several() ? { train: one.name, evaluation: () => one.name } : { train: "train", evaluation: splitName };
 }
 
 function lossCurves(of, evaluationOf) {
@@ -10,9 +14,10 @@ function lossCurves(of, evaluationOf) {
     const own = place === state.run, names = lossNames(one);
     const train = of(one);
     return [
-      ...(train.length ? [{ series: `${place}`, kind: "train", own, text: names.train, points: pointsOf(train) }] : []),
+      ...(train.length ? [{ series: `${place}`, kind: "train", own, text: names.train, said: `${names.train}${several() ? ", train" : ""}`, unnamed: several() && one.evaluations.some(({ points }) => points.some((point) => evaluationOf(point) !== null)), points: pointsOf(train) }] : []),
       ...one.evaluations.map(({ split, points }) => ({
-        series: `${place} ${split}`, kind: "evaluation", own, text: names.evaluation(split),
+        series: `${place} ${split}`, kind: "evaluation", own, text: names.evaluation(split), said: several() ? `${one.name}, ${splitName(split)}` : splitName(split),
+        unnamed: several() && split === "train",
         points: points.filter((point) => evaluationOf(point) !== null).map((point) => ({ step: point.step, value: real(evaluationOf(point)), low: null, high: null })),
       })).filter((curve) => curve.points.length),
     ];
@@ -44,28 +49,28 @@ function showLoss() {
     curvesChart("loss", "loss by step", 320, () => ({
       curves: lossCurves((one) => one.loss, (point) => point.loss), levels: levels(), log: state.scale === "log", fromZero: true, format: (value) => fixed(value),
     })),
-    uniform === null ? null : make("p", { class: "caption" }, rulerWords()),
+    make("p", { class: "caption" }, [several() ? "Thin: training, thick: validation; the chosen run is blue." : "", uniform === null ? "" : rulerWords()].filter(Boolean).join(" ")),
   ));
   const accuracy = lossCurves((one) => one.accuracy, (point) => point.accuracy);
   if (accuracy.length) {
     parts.push(section("Accuracy", "", curvesChart("accuracy", "accuracy by step", 220, () => ({
-      curves: lossCurves((one) => one.accuracy, (point) => point.accuracy), fromZero: true, top: 1, format: (value) => percent(value, 2),
+      curves: lossCurves((one) => one.accuracy, (point) => point.accuracy), fromZero: true, top: 1, axis: ".0%", format: (value) => percent(value, 2),
     }))));
   }
   parts.push(...meansSection());
   const rates = page.runs.filter((one) => one.rates.length);
   if (rates.length) {
     parts.push(section("Learning rate", "of the first parameter group", curvesChart("rate", "learning rate by step", 140, () => ({
-      curves: runCurves((one) => one.rates, "rate"), fromZero: true, format: short,
+      curves: runCurves((one) => one.rates, "lr"), fromZero: true, format: short,
     }))));
   }
   return parts;
 }
 
 // One curve for each run.
-function runCurves(of, alone) {
+function runCurves(of, alone, kind = "evaluation") {
   return page.runs.map((one, place) => ({
-    series: `${place}`, kind: "evaluation", own: place === state.run, text: several() ? one.name : alone, points: pointsOf(of(one)), dots: false,
+    series: `${place}`, kind, own: place === state.run, text: several() ? one.name : alone, points: pointsOf(of(one)), dots: false,
   })).filter((curve) => curve.points.length);
 }
 
@@ -81,18 +86,18 @@ function ruler() {
   const one = run(), { floor, prior, uniform } = one.ruler;
   const train = lastOf(one.loss)?.[2];
   if (uniform === null || !finite(train)) return null;
-  const last = one.evaluations.map(({ split, points }) => [split, real(points.at(-1).loss)]).filter(([, value]) => finite(value));
+  const last = one.evaluations.map(({ split, points }) => [splitName(split), real(points.at(-1).loss)]).filter(([, value]) => finite(value));
   const end = Math.max(uniform, train, ...last.map(([, value]) => value));
   const at = (value) => `${(100 * Math.max(0, value)) / end}%`;
   const mark = (value, words, kind) => make("span", { class: `tick ${kind}`, vars: { "--at": at(value) } }, make("b", {}, words));
   const marks = [["floor", floor], ["prior", prior], ["ln C", uniform]].filter(([, value]) => value !== null && value > 0);
-  const dots = [["train", train], ...last];
+  const dots = last.some(([words]) => words === "train set") ? last : [["batch", train], ...last];
   return make("div", { class: "ruler", role: "img", "aria-label": dots.concat(marks).map(([words, value]) => `${words} ${fixed(value)}`).join(", ") },
     make("i", { class: "bar" }),
     ...marks.map(([, value]) => mark(value, "", "")),
-    ...dots.map(([, value], place) => make("i", { class: place ? "dot open" : "dot", vars: { "--at": at(value) } })),
-    make("p", { class: "ends" }, make("span", {}, "0, certain"), make("span", {}, ...dots.flatMap(([words, value], place) => [
-      make("span", { class: place ? "key open" : "key" }), `${words} ${fixed(value)}  `])),
+    ...dots.map(([words, value]) => make("i", { class: words === "batch" || words === "train set" ? "dot" : "dot open", vars: { "--at": at(value) } })),
+    make("p", { class: "ends" }, make("span", {}, "0, certain"), make("span", {}, ...dots.flatMap(([words, value]) => [
+      make("span", { class: words === "batch" || words === "train set" ? "key" : "key open" }), `${words} ${fixed(value)}  `])),
     make("span", {}, end === uniform ? `ln ${one.ruler.classes ?? "C"} = ${fixed(uniform)}, guessing` : fixed(end))));
 }
 
@@ -105,11 +110,15 @@ function meansSection() {
       `at step ${whole(worst.step)} it is ${fixed(worst.mean)} where Σ nll ÷ Σ count = ${fixed(worst.true)}. The loss above is the latter.`
     : `In all ${plural(steps, "step")} with several micro-batches or ranks their mean of means equals Σ nll ÷ Σ count.`;
   if (!differing) return [section("True mean and mean of means", words)];
-  return [section("True mean and mean of means", words, curvesChart("means", "both means by step", 200, () => ({
-    curves: [
-      { series: "mean", kind: "evaluation", own: false, text: "mean of means", points: pointsOf(run().means.mean), dots: false },
-      { series: "true", kind: "evaluation", own: true, text: "Σ nll ÷ Σ count", points: pointsOf(run().means.true), dots: false },
-    ],
-    format: (value) => fixed(value),
-  })))];
+  return [section("True mean and mean of means", words, make("p", { class: "axis" }, "mean of means − Σ nll ÷ Σ count, in nats"),
+    curvesChart("means", "mean of means minus true mean by step", 160, () => ({
+      curves: [{ series: "difference", kind: "train", own: true, text: "difference", points: meansPoints(run().means), dots: false }],
+      levels: [{ value: 0, text: "" }],
+      format: (value, point) => `${fixed(value)}: mean of means ${fixed(point.mean)}, Σ nll ÷ Σ count ${fixed(point.true)}`,
+    })))];
+}
+
+function meansPoints(means) {
+  const of = pointsOf(means.mean);
+  return pointsOf(means.true).map((point, place) => ({ ...point, low: null, high: null, true: point.value, mean: of[place].value, value: of[place].value - point.value }));
 }

@@ -7,6 +7,7 @@ const SHOW = {
 function show() {
   const focus = focusKey();
   forgetCharts();
+  sliders.length = 0;
   const parts = SHOW[state.tab]().filter(Boolean);
   byId("panel").replaceChildren(...parts);
   byId("panel").setAttribute("aria-labelledby", `tab-${state.tab}`);
@@ -70,6 +71,7 @@ function showTabs() {
     tabindex: id === state.tab ? 0 : -1, "data-key": `tab-${place}`, onclick: () => chooseTab(place),
     onkeydown: (event) => arrows(event, TABS.length, place, chooseTab, "tab-"),
   }, title, id === "findings" && count ? make("span", { class: "count" }, String(count)) : null)));
+  byId("tabs").querySelector("[aria-selected=true]").scrollIntoView({ block: "nearest", inline: "center" });
   if (focus?.includes("tab-")) document.querySelector(focus)?.focus({ preventScroll: true });
 }
 

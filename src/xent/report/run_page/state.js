@@ -1,6 +1,6 @@
 // What the reader chose. It outlives a refresh of the data, and stands in the address, so that a reload keeps it.
 const TABS = [
-  ["loss", "Loss"], ["where", "Where it is"], ["calibration", "Calibration"], ["gradients", "Gradients"],
+  ["loss", "Loss"], ["where", "Where the loss is"], ["calibration", "Calibration"], ["gradients", "Gradients"],
   ["steps", "Steps"], ["findings", "Findings"], ["time", "Time"], ["setup", "Setup"],
 ];
 const read = (id) => JSON.parse(byId(id).textContent);
@@ -38,6 +38,8 @@ function chosen(records) {
   return place;
 }
 
+const sliders = [];  // of what is shown; they move together
+
 // A slider through the recorded steps of one kind; `draw` is called with the record that it stands on.
 function stepSlider(kind, records, of, draw) {
   const at = chosen(records);
@@ -53,9 +55,10 @@ function stepSlider(kind, records, of, draw) {
     slider.value = place;
     state.step = place === records.length - 1 ? null : records[place].step;
     writeAddress();
-    show(place);
+    for (const follow of sliders) follow();
   }
   function show(place) {
+    slider.value = place;
     output.textContent = `step ${whole(records[place].step)}`;
     slider.setAttribute("aria-valuetext", output.textContent);
     previous.disabled = place === 0;
@@ -64,6 +67,7 @@ function stepSlider(kind, records, of, draw) {
   }
   slider.addEventListener("input", () => go(Number(slider.value)));
   show(at);
+  sliders.push(() => show(chosen(records)));
   const words = of > records.length ? `${whole(records.length)} of ${whole(of)} recorded steps are on this page` : `${plural(of, "recorded step")}`;
   const bar = make("div", { class: "stepper" }, previous, slider, next, output, make("span", { class: "note" }, words));
   if (records.length === 1) bar.replaceChildren(output);

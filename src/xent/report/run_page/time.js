@@ -14,7 +14,7 @@ function showTime() {
   }
   if (page.runs.some((one) => one.throughput.length)) {
     parts.push(section("Throughput, in rows a second", "", curvesChart("throughput", "rows a second by step", 200, () => ({
-      curves: runCurves((one) => one.throughput, "rows/s"), fromZero: true, format: (value) => whole(value),
+      curves: runCurves((one) => one.throughput, "rows/s", "train"), fromZero: true, axis: "~s", format: (value) => whole(value),
     }))));
   }
   return parts.length ? parts : [empty("No times have been recorded.", "Watched steps write how long data, forward, loss, backward and step took.")];

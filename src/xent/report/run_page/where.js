@@ -42,7 +42,7 @@ function worstRows({ rows }) {
     row.picture ? picture(row) : null,
     row.text ? make("p", { class: "excerpt" }, named(row.text)) : null,
     make("p", { class: "big" }, `${fixed(row.loss, 2)} `, make("small", {}, "nats")),
-    make("p", {}, "is ", named(row.target), ", taken for ", named(row.prediction)),
+    make("p", {}, "is ", named(row.target), ...(row.target === row.prediction ? [", predicted so"] : [", taken for ", named(row.prediction)])),
     make("p", { class: "note" }, `p(target) = ${fixed(row.probability)} · row `, named(row.row)))));
 }
 
@@ -68,13 +68,13 @@ function tokenText({ pieces, of }) {
     readout.replaceChildren(make("span", {}, named(text)), make("span", { class: "own" }, `${fixed(nats)} nats`), make("span", {}, `p = ${fixed(Math.exp(-real(nats)))}`));
   };
   const text = make("p", { class: "tokens", onpointerover: say, onfocusin: say, dir: "auto" }, ...pieces.map(([piece, nats], place) => make("bdi", {
-    "data-place": place, tabindex: place === 0 ? 0 : -1, vars: { "--heat": `${finite(nats) ? Math.round((75 * real(nats)) / top) : 0}%` },
+    "data-place": place, tabindex: place === 0 ? 0 : -1, vars: { "--heat": `${finite(nats) ? Math.round((55 * real(nats)) / top) : 0}%` },
   }, piece)));
   text.addEventListener("keydown", (event) => {
     const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     const next = by && text.children[Number(event.target.dataset.place) + by];
     if (next) { event.preventDefault(); next.focus(); }
   });
-  return [text, make("p", { class: "scale" }, make("span", {}, "0"), make("i", { class: "ramp" }), make("span", {}, `${fixed(top, 2)} nats`)), readout,
+  return [text, make("p", { class: "scale" }, make("span", {}, "0"), make("i", { class: "ramp text" }), make("span", {}, `${fixed(top, 2)} nats`)), readout,
     of > pieces.length ? make("p", { class: "note" }, `The first ${whole(pieces.length)} of ${whole(of)} tokens.`) : null];
 }
