@@ -25,6 +25,9 @@ def specs() -> dict[str, Any]:
     return {name: chart.to_dict(validate=True) for name, chart in charts.items()}
 
 
+_STEP_LABEL = "datum.value < 1e5 ? format(datum.value, ',') : format(datum.value, '~s')"
+
+
 def _altair() -> Any:
     return needed("altair", "a report", extra="report")
 
@@ -42,7 +45,7 @@ def _ends(low: str, high: str, **options: Any) -> Any:
 def _steps(field: str = "step:Q", **options: Any) -> Any:
     alt = _altair()
     axis = alt.Axis(
-        title=None, grid=False, tickMinStep=1, format="~s", tickCount=6, labelFlush=True, labelOverlap=True,
+        title=None, grid=False, tickMinStep=1, tickCount=6, labelExpr=_STEP_LABEL, labelFlush=True, labelOverlap=True,
         labelSeparation=8,
     )  # fmt: skip
     return alt.X(field, axis=axis, scale=_ends("x0", "x1"), **options)

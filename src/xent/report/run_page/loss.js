@@ -14,10 +14,10 @@ function lossCurves(of, evaluationOf) {
     const own = place === state.run, names = lossNames(one);
     const train = of(one);
     return [
-      ...(train.length ? [{ series: `${place}`, kind: "train", own, text: names.train, said: `${names.train}${several() ? ", train" : ""}`, unnamed: several() && one.evaluations.some(({ points }) => points.some((point) => evaluationOf(point) !== null)), points: pointsOf(train) }] : []),
-      ...one.evaluations.map(({ split, points }) => ({
-        series: `${place} ${split}`, kind: "evaluation", own, text: names.evaluation(split), said: several() ? `${one.name}, ${splitName(split)}` : splitName(split),
-        unnamed: several() && split === "train",
+      ...(train.length ? [{ series: `${place}`, kind: "train", own, text: names.train, said: `${names.train}${several() ? ", train" : ""}`, unnamed: several() && one.evaluations.some(({ split, points }) => split !== "train" && points.some((point) => evaluationOf(point) !== null)), points: pointsOf(train) }] : []),
+      // Of several runs the validation says enough; of one, its training rows stand beside it in grey.
+      ...one.evaluations.filter(({ split }) => !several() || split !== "train").map(({ split, points }) => ({
+        series: `${place} ${split}`, kind: "evaluation", own: own && split !== "train", text: names.evaluation(split), said: several() ? `${one.name}, ${splitName(split)}` : splitName(split),
         points: points.filter((point) => evaluationOf(point) !== null).map((point) => ({ step: point.step, value: real(evaluationOf(point)), low: null, high: null })),
       })).filter((curve) => curve.points.length),
     ];

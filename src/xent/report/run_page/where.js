@@ -4,7 +4,7 @@ function showWhere() {
   const parts = [];
   if (worst.steps.length) parts.push(section("Worst rows", "The rows of the batch that cost the most.", stepSlider("worst", worst.steps, worst.of, worstRows)));
   if (tokens.steps.length) {
-    parts.push(section("One text of the batch, by surprisal", "The darker a token, the more nats it cost. Point at one, or tab to it, to read it.",
+    parts.push(section("One text of the batch, by surprisal", "The more colour a token has, the more nats it cost. Point at one, or tab to it, to read it.",
       stepSlider("tokens", tokens.steps, tokens.of, tokenText)));
   }
   if (classes.steps.length) {
@@ -31,7 +31,7 @@ function classHeat() {
   const { steps } = run().classes;
   const names = [...new Set(steps.flatMap((record) => record.classes.map((one) => one.name)))].slice(0, 40);
   const cells = steps.flatMap((record, place) => record.classes.filter((one) => names.includes(one.name)).map((one) => ({
-    from: record.step, to: steps[place + 1]?.step ?? record.step + (record.step - (steps[place - 1]?.step ?? record.step - 1)),
+    from: record.step, to: steps[place + 1]?.step ?? record.step + Math.max(1, Math.round((record.step - steps[0].step) / 60)),
     name: one.name, value: finite(one.loss) ? real(one.loss) : null, words: `${fixed(one.loss)} nats`,
   })));
   return heatSection("Classes over the steps", "class-heat", "loss of each class by step", names, cells, (value) => fixed(value, 2), "nats");
