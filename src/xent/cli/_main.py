@@ -13,6 +13,7 @@ import xent
 from xent.cli import bench, train
 from xent.cli import doctor as doctor_command
 from xent.cli import explain as explain_command
+from xent.cli import report as report_command
 from xent.cli import score as score_command
 from xent.cli import watch as watch_command
 from xent.cli._interrupts import INTERRUPTED, Stopped
@@ -34,6 +35,7 @@ app.add_typer(train.app, name="train")
 app.add_typer(bench.app, name="bench")
 app.command("score", epilog=score_command.EPILOG)(score_command.score)
 app.command("explain", epilog=explain_command.EPILOG)(explain_command.explain)
+app.command("report", epilog=report_command.EPILOG)(report_command.report)
 app.command(
     "doctor",
     epilog=doctor_command.EPILOG,
