@@ -125,6 +125,7 @@ def with_a_killed_rank(out: Path, restarts: int) -> tuple[int, str]:
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
     return process.returncode, stderr
 
 

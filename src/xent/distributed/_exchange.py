@@ -14,7 +14,7 @@ from xent.distributed._ranks import Ranks, raise_together
 from xent.distributed._shard import Shard, ShardState
 from xent.distributed._wire import decoded, encoded
 from xent.ops.choice import chosen_name
-from xent.problem import true_class
+from xent.problem import Rows, true_class
 from xent.reduction import reduce_rows
 from xent.row_stats import RowStats
 from xent.terms import LossTerms
@@ -80,7 +80,7 @@ class Exchange:
         if not shard.with_stats or rows.entropy is None or rows.prediction is None:
             return CrossEntropyRows(loss_rows, weight_rows)
         prediction = self.to_rows(rows.prediction, -1)
-        true = true_class(shard) if rows.true_class is None else self.to_rows(rows.true_class, -1)
+        true = true_class(as_rows(shard)) if rows.true_class is None else self.to_rows(rows.true_class, -1)
         stats = RowStats(
             loss=loss_rows,
             lse=self.to_rows(rows.lse.to(shard.dtype)),
@@ -105,6 +105,11 @@ class CrossEntropyRows:
         """The loss, or the loss and the statistics."""
         value = reduce_rows(self.loss, self.weight, terms)
         return value if self.stats is None else (value, self.stats)
+
+
+def as_rows(shard: Shard) -> Rows:
+    """The shard in the form that reads its target; its classes are not all here."""
+    return Rows(shard.logits, shard.target, shard.terms, shard.probabilities)
 
 
 def shard_file(shard: Shard, *others: Tensor | None) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,7 +119,8 @@ class LinearWork:
             self._saved.append(saved if keep else None)
             self._last = (start, logits) if keep else None
             del logits, chunk
-        return ShardState(**{name: _joined([vars(part)[name] for part in parts]) for name in vars(parts[0])})
+        whole: dict[str, Any] = {name: _joined([vars(part)[name] for part in parts]) for name in vars(parts[0])}
+        return ShardState(**whole)
 
     def backward_chunks(self, shard: Shard, upstream: StateGradients) -> Iterator[tuple[int, Tensor]]:
         """First row and gradient of the logits of each chunk, the kept one first, the rest in their order."""

@@ -47,24 +47,27 @@ def with_own_graph(states: ShardState, own: ShardState, rank: int) -> ShardState
         mine = getattr(own, name)
         if value is None or mine is None or not mine.requires_grad:
             return value
-        mine = _FirstOrder.apply(mine)
-        kept = value[rank] + (mine - mine.detach()).nan_to_num(0, 0, 0)
+        kept = _AsSent.apply(mine, value[rank])
         return torch.cat([value[:rank], kept.unsqueeze(0), value[rank + 1 :]])
 
-    return ShardState(**{name: joined(name, value) for name, value in vars(states).items()})
+    whole: dict[str, Any] = {name: joined(name, value) for name, value in vars(states).items()}
+    return ShardState(**whole)
 
 
-class _FirstOrder(torch.autograd.Function):
-    """The identity; a second derivative would need the states of the other ranks, and raises."""
+class _AsSent(torch.autograd.Function):
+    """The numbers that were sent, with the gradient of those that were made; infinite ones too.
+
+    A second derivative would need the states of the other ranks, and raises.
+    """
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        return inputs[0].view_as(inputs[0])
+        return inputs[1].clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        return gradients[0]
+    def backward(ctx: Any, *gradients: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return gradients[0], None
 
 
 def merged(states: ShardState, is_hard: bool) -> MergedRows:
@@ -75,7 +78,7 @@ def merged(states: ShardState, is_hard: bool) -> MergedRows:
     is_first = torch.arange(len(none), device=none.device).unsqueeze(1) == first
     others = (distance.exp() - is_first.double()).sum(0)  # exp(0) − 1 is 0: log1p keeps the digits of a small sum
     spread_out = torch.log1p(others)
-    gap = (spread_out - distance.detach()).masked_fill(none, torch.inf)
+    gap = spread_out - distance.detach()  # ∞ where the rank has no probability; NaN where none has
     loss = states.spread + states.mass * gap.masked_fill(states.mass == 0, 0)
     rows = MergedRows(
         loss=torch.where(states.mass == 0, states.spread, loss).sum(0),

@@ -8,6 +8,7 @@ The classes of rank r are `start` … `start` + V_r − 1 of V = Σ_r V_r. What 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -143,4 +144,5 @@ class ShardState:
             flat = value.reshape(-1)
             return flat if kept is None else flat[kept]
 
-        return ShardState(**{name: pick(value) for name, value in vars(self).items()})
+        picked: dict[str, Any] = {name: pick(value) for name, value in vars(self).items()}
+        return ShardState(**picked)

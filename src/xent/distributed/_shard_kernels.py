@@ -64,13 +64,13 @@ class _State(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         (logits,) = ctx.saved_tensors
         buffer = empty_gradient(logits)
-        with_entropy = ctx.shard.with_stats
-        write_gradient(
-            ctx.shard, ctx.saved, StateGradients(*gradients[:2], gradients[2] if with_entropy else None), buffer
-        )
+        upstream = StateGradients(gradients[0], gradients[1], gradients[2] if ctx.shard.with_stats else None)
+        write_gradient(ctx.shard, ctx.saved, upstream, buffer)
         return buffer, None, None
 
 

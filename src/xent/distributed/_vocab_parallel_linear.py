@@ -203,7 +203,7 @@ class _States(torch.autograd.Function):
     @outside_autocast
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, *_ = ctx.saved_tensors  # unpacked, so that a change in place is noticed
-        upstream = StateGradients(*gradients[:2], gradients[2] if ctx.shard.with_stats else None)
+        upstream = StateGradients(gradients[0], gradients[1], gradients[2] if ctx.shard.with_stats else None)
         made = _gradients(ctx.rows, ctx.shard, ctx.ranks, upstream, ctx.needs_input_grad)
         of_hidden = None
         if made.hidden is not None:

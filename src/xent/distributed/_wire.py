@@ -131,6 +131,8 @@ def _to_bytes(value: Tensor, kind: Kind) -> Tensor:
 
 
 def _from_bytes(raw: Tensor, kind: Kind) -> Tensor:
+    if raw.shape[-1] == 0:
+        return raw.new_empty(raw.shape, dtype=kind if isinstance(kind, torch.dtype) else torch.float64)
     if isinstance(kind, torch.dtype):
         return raw.clone(memory_format=torch.contiguous_format).view(kind)
     wide = torch.zeros(*raw.shape[:-1], raw.shape[-1] // 6, 8, dtype=torch.uint8, device=raw.device)

@@ -245,13 +245,15 @@ def hidden_layout(hidden: Any, weight: Any, dim: int) -> tuple[Layout, Any, Any]
         weight = DTensor.from_local(weight, mesh, whole, run_check=False)
     of_hidden, of_weight, class_axis = [], [], None
     for axis in range(mesh.ndim):
-        by_rows = hidden.placements[axis].is_shard() and hidden.placements[axis].dim % hidden.ndim != dim
-        by_classes = weight.placements[axis].is_shard() and weight.placements[axis].dim == 0 and class_axis is None
+        of_rows: Any = hidden.placements[axis]
+        of_classes: Any = weight.placements[axis]
+        by_rows = of_rows.is_shard() and of_rows.dim % hidden.ndim != dim
+        by_classes = of_classes.is_shard() and of_classes.dim == 0 and class_axis is None
         if by_rows and by_classes:
             by_rows, by_classes = hidden.numel() >= weight.numel(), hidden.numel() < weight.numel()
         class_axis = axis if by_classes else class_axis
-        of_hidden.append(hidden.placements[axis] if by_rows else Replicate())
-        of_weight.append(weight.placements[axis] if by_classes else Replicate())
+        of_hidden.append(of_rows if by_rows else Replicate())
+        of_weight.append(of_classes if by_classes else Replicate())
     hidden, weight = hidden.redistribute(placements=of_hidden), weight.redistribute(placements=of_weight)
     return replace(layout_of(hidden, dim), class_axis=class_axis), hidden, weight
 

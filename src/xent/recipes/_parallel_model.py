@@ -6,7 +6,6 @@ number of processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -64,7 +63,7 @@ class ParallelModel:
         if workers.options.vocab_parallel > 1:
             shard: Any = VocabularyShard(model.embedding.weight.detach(), workers.vocab_group)
             model.embedding = shard
-        self.forward: Callable[[Tensor], Tensor] = model
+        self.forward: Any = model
         if workers.options.shard:
             from torch.distributed.fsdp import fully_shard
 
