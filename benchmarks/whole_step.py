@@ -1,6 +1,7 @@
 # What does xent.accelerate() change of a whole training step: its time, and its peak memory?
 #
-#   .venv/bin/python benchmarks/whole_step.py --model gpt unet lstm --out benchmarks/results/whole-step
+#   .venv/bin/python benchmarks/whole_step.py --out benchmarks/results/whole-step
+#   .venv/bin/python benchmarks/whole_step.py --model gpt --only time --out benchmarks/results/whole-step
 #
 # Three models that call torch's cross_entropy as their authors would: a small GPT at a vocabulary of 32,000, an LSTM
 # that classifies texts, a U-Net that classifies pixels. A step is forward, loss, backward and Adam. Ways take turns in
@@ -29,7 +30,7 @@ MIB = 2**20
 
 
 class Gpt(nn.Module):
-    """Four layers of 256 features, a tied head, 4 windows of 256 tokens: 1,024 rows of 32,000 classes."""
+    """Two layers of 256 features, a tied head, 4 windows of 256 tokens: 1,024 rows of 32,000 classes."""
 
     vocabulary, features, windows, length = 32_000, 256, 4, 256
 
@@ -39,7 +40,7 @@ class Gpt(nn.Module):
         layer = nn.TransformerEncoderLayer(
             self.features, 4, 4 * self.features, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
-        self.layers = nn.TransformerEncoder(layer, 4, nn.LayerNorm(self.features), enable_nested_tensor=False)
+        self.layers = nn.TransformerEncoder(layer, 2, nn.LayerNorm(self.features), enable_nested_tensor=False)
         nn.init.normal_(self.embedding.weight, std=0.02)
 
     def batch(self) -> tuple[Tensor, Tensor]:
@@ -138,13 +139,13 @@ def step_of(model: str, way: str) -> Callable[[], float]:
     return step
 
 
-def timed(model: str, seconds: float) -> dict[str, dict[str, object]]:
+def timed(model: str, seconds: float) -> dict[str, dict]:
     """Median seconds of a step of each way, in turns, and the losses of the first steps."""
     steps = {way: step_of(model, way) for way in ways_of(model)}
     losses = {way: [step(), step()] for way, step in steps.items()}
     times: dict[str, list[float]] = {way: [] for way in steps}
     begin = time.perf_counter()
-    while time.perf_counter() - begin < seconds or len(times["torch"]) < 5:
+    while time.perf_counter() - begin < seconds or len(times["torch"]) < 3:
         order = list(steps) if len(times["torch"]) % 2 else list(steps)[::-1]
         for way in order:
             before = time.perf_counter()
@@ -172,6 +173,7 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, nargs="+", default=list(MODELS))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=25, help="of timing, for each model")
+    parser.add_argument("--only", choices=["time", "memory"], help="measure one; the other stays as the file has it")
     parser.add_argument("--peak", choices=WAYS, help="measure the memory of one way in this process")
     parser.add_argument("--out", type=Path, help="folder of a JSON file for each model")
     options = parser.parse_args()
@@ -180,29 +182,35 @@ def main() -> None:
         print(peak(options.model[0], options.peak))
         return
     for model in options.model:
-        result = timed(model, options.seconds)
-        for way, found in result.items():
-            found["peak_bytes"] = in_a_fresh_process(model, way, options.threads)
-        _print(model, result)
-        if options.out:
-            options.out.mkdir(parents=True, exist_ok=True)
+        path = options.out / f"{model}.json" if options.out else None
+        ways = json.loads(path.read_text("utf-8"))["ways"] if path and path.exists() else {}
+        if options.only != "memory":
+            for way, found in timed(model, options.seconds).items():
+                ways[way] = {**ways.get(way, {}), **found}
+        if options.only != "time":
+            for way in ways_of(model):
+                ways[way] = {**ways.get(way, {}), "peak_bytes": in_a_fresh_process(model, way, options.threads)}
+        show(model, ways)
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
             said = {
                 "model": model, "about": MODELS[model].__doc__, "threads": options.threads,
-                "machine": describe(), "torch": torch.__version__, "ways": result,
+                "machine": describe(), "ways": ways,
             }  # fmt: skip
-            (options.out / f"{model}.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
 
 
-def _print(model: str, result: dict[str, dict[str, object]]) -> None:
-    own = result["torch"]
-    for way, found in result.items():
-        seconds, ratio = found["seconds"], found["seconds"] / own["seconds"]
-        memory = found["peak_bytes"] / own["peak_bytes"]
-        print(
-            f"{model:<5} {WAYS[way]:<38} {1e3 * seconds:8.1f} ms  × {ratio:.3f}   "
-            f"{found['peak_bytes'] / MIB:7.1f} MiB  × {memory:.3f}   loss {found['losses'][0]:.6f}",
-            flush=True,
-        )
+def show(model: str, ways: dict[str, dict]) -> None:
+    own = ways["torch"]
+    for way, found in ways.items():
+        columns = [f"{model:<5} {WAYS[way]:<38}"]
+        if "seconds" in found:
+            columns.append(f"{1e3 * found['seconds']:8.1f} ms  × {found['seconds'] / own['seconds']:.3f}")
+        if "peak_bytes" in found:
+            columns.append(f"{found['peak_bytes'] / MIB:7.1f} MiB  × {found['peak_bytes'] / own['peak_bytes']:.3f}")
+        if "losses" in found:
+            columns.append(f"loss {found['losses'][0]:.6f}")
+        print("   ".join(columns), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ def write_model(path: Path, *, with_tokenizer: bool = True, bos: str | None = "<
     """A Llama of random weights; byte pair encoding over bytes."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers.utils import logging as bars
 
     torch.manual_seed(0)
     raw = Tokenizer(models.BPE())
@@ -37,6 +38,7 @@ def write_model(path: Path, *, with_tokenizer: bool = True, bos: str | None = "<
     model = LlamaForCausalLM(config).eval()
     with torch.no_grad():
         model.lm_head.weight.mul_(20)  # predictions that differ
+    bars.disable_progress_bar()  # what a command says on stderr is counted in lines
     model.save_pretrained(path)
     if with_tokenizer:
         PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=bos).save_pretrained(path)

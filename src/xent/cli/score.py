@@ -219,7 +219,14 @@ class _Output:
             typer.echo("\n".join(opening))
         try:
             with Console(stderr=True).status("scoring") as status:
-                return work(lambda totals: status.update(f"scoring: {totals.tokens:,} so far"))
+                count = 0
+
+                def told(tokens: int) -> None:
+                    nonlocal count
+                    count += tokens
+                    status.update(f"scoring: {count:,} so far")
+
+                return work(told)
         except KeyboardInterrupt:
             where = f"give the command again to go on from {files.parts}" if files else "nothing was written"
             raise Stopped(where) from None

@@ -19,14 +19,15 @@ class RunModel:
 
     def __init__(self, path: Path) -> None:
         self.learner: LanguageLearner = trained(path)
-        self.path, self.context = path, self.learner.config.context
+        self.path = path
+        self.context: int | None = self.learner.config.context
         self.notes: list[str] = []
         self._threads = self.learner.config.threads or 1
 
     def describe(self) -> str:
         """Its path, kind and sizes."""
         config, data = self.learner.config, self.learner.data
-        return f"{self.path}, {config.model}, {data.num_tokens:,} classes, context {self.context:,}"
+        return f"{self.path}, {config.model}, {data.num_tokens:,} classes, context {config.context:,}"
 
     def beginning(self) -> str:
         """What stands before every text."""

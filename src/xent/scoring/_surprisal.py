@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 import xent
+from xent.row_stats import TokenLogprobs
 
 _PIECE = 1 << 23  # logits at a time: 32 MiB in float32
 
@@ -59,7 +60,7 @@ def _pieces(logits: Logits, target_N: Tensor) -> Iterator[tuple[Tensor, Tensor, 
     for begin in range(0, count, step):
         target = target_N[begin : begin + step]
         z = logits.rows(begin, min(begin + step, count))
-        made = xent.token_logprobs(z, target, entropy=True)
+        made = cast(TokenLogprobs, xent.token_logprobs(z, target, entropy=True))
         rank = 1 + (z > z.gather(1, target.unsqueeze(1))).sum(1)
         assert made.entropy is not None  # asked for
         yield (-made.logprob).cpu(), rank.cpu(), made.entropy.cpu()

@@ -50,12 +50,10 @@ class Totals:
     def sum(cls, parts: list[Totals]) -> Totals:
         """All of them; sums of floats are exact up to one rounding, in any order."""
         columns = {name: [getattr(part, name) for part in parts] for name in asdict(cls())}
-        return cls(
-            **{
-                name: math.fsum(values) if name in ("nats", "entropy") else sum(values)
-                for name, values in columns.items()
-            }
-        )
+        sums: dict[str, Any] = {
+            name: math.fsum(values) if name in ("nats", "entropy") else sum(values) for name, values in columns.items()
+        }
+        return cls(**sums)
 
     def to_dict(self) -> dict[str, Any]:
         """The counts, and the means and perplexities of those that are not 0."""

@@ -54,7 +54,7 @@ def score_corpus(
     corpus: Corpus,
     reading: Reading,
     files: ScoreFiles | None = None,
-    progress: Callable[[Totals], None] = lambda totals: None,
+    progress: Callable[[int], None] = lambda tokens: None,
 ) -> Scored:
     """Score every text of a corpus.
 
@@ -76,7 +76,7 @@ def score_corpus(
             if files and len(scored.shown["nats"]) < SHOWN:
                 scored.show(files.read(len(parts)))
         parts.append(totals)
-        progress(Totals.sum(parts))
+        progress(totals.tokens)
     if files:
         files.join(len(parts))
     scored.totals = Totals.sum(parts)
@@ -144,7 +144,7 @@ def score_rows(
     ignore_index: int,
     skip_bad: bool,
     files: ScoreFiles | None = None,
-    progress: Callable[[Totals], None] = lambda totals: None,
+    progress: Callable[[int], None] = lambda tokens: None,
 ) -> Scored:
     """Score rows that have logits and a target each.
 
@@ -172,7 +172,7 @@ def score_rows(
         else:
             scored.resumed += 1
         parts.append(totals)
-        progress(Totals.sum(parts))
+        progress(totals.tokens)
     if files:
         files.join(len(parts))
     scored.totals = Totals.sum(parts)
