@@ -65,6 +65,8 @@ class LayerNorms:
 
     def after(self) -> list[dict[str, Any]]:
         """The layers as the records have them."""
+        if not self._parameters:
+            return []
         moves = torch._foreach_sub([each.detach() for each in self._parameters], self._before)
         self._before.clear()
         update = self._by_layer(_norms(list(moves)))
