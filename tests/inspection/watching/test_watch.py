@@ -65,8 +65,8 @@ def test_every_record_says_what_happened(tmp_path: Path):
     assert (found[-1]["status"], found[-1]["steps"]) == ("done", 3)
 
     step, *_ = records(path, "step")
-    assert step["loss"] == pytest.approx(float(loss), rel=1e-7)  # one float32 division and its inverse
-    assert (step["sum_nll"], step["count"]) == (pytest.approx(10 * float(loss), rel=1e-6), 10)
+    assert step["loss"] == pytest.approx(loss.item(), rel=1e-7)  # one float32 division and its inverse
+    assert (step["sum_nll"], step["count"]) == (pytest.approx(10 * loss.item(), rel=1e-6), 10)
     assert step["accuracy"] == pytest.approx(float((model_before(before, x).argmax(1) == y).float().mean()))
     share = torch.bincount(y, minlength=4).double() / 10
     prior = float(torch.special.entr(share).sum())
@@ -147,7 +147,7 @@ def test_micro_batches_keep_their_own_denominators(tmp_path: Path):
     model, x, _ = small()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     targets = [torch.tensor([0, 1] + [-100] * 8), torch.tensor([2] * 10)]
-    sums = [float(F.cross_entropy(model.eval()(x), y, reduction="sum")) for y in targets]
+    sums = [F.cross_entropy(model.eval()(x), y, reduction="sum").item() for y in targets]
     with xent.watch(model, optimizer, tmp_path / "run", every=1) as watching:
         for y in targets:
             (F.cross_entropy(model(x), y) / 2).backward()
@@ -163,7 +163,7 @@ def test_weights_and_reductions_give_one_denominator(tmp_path: Path, reduction: 
     model, x, y = small()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     weight = torch.tensor([1.0, 2.0, 0.5, 4.0])
-    expected = float(F.cross_entropy(model.eval()(x), y, weight))
+    expected = F.cross_entropy(model.eval()(x), y, weight).item()
     with xent.watch(model, optimizer, tmp_path / "run", every=1) as watching:
         F.cross_entropy(model(x), y, weight, reduction=reduction).sum().backward()
         optimizer.step()
@@ -223,7 +223,7 @@ def test_a_closure_is_one_step_and_its_first_loss(tmp_path: Path):
             loss.backward()
             return loss
 
-        first = float(F.cross_entropy(model(x), y))
+        first = F.cross_entropy(model(x), y).item()
         with xent.watch(model, optimizer, tmp_path / "run", 1) if watched else nullcontext() as watching:
             for _ in range(3):
                 optimizer.step(closure)
@@ -232,6 +232,7 @@ def test_a_closure_is_one_step_and_its_first_loss(tmp_path: Path):
     steps = records(watching.path, "step")
     assert [step["step"] for step in steps] == [1, 2, 3]
     assert (steps[0]["loss"], steps[0]["count"]) == (pytest.approx(first, rel=1e-6), 10)
+    assert all(layer["gradient_norm"] > 0 for layer in records(watching.path, "layers")[0]["layers"])
 
 
 def test_a_loss_inside_a_closure_after_micro_batches_outside_counts(tmp_path: Path):

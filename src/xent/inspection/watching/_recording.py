@@ -17,6 +17,7 @@ from xent.inspection.examination import _sessions
 from xent.inspection.examination._events import LossCall
 from xent.inspection.watching import _listening
 from xent.inspection.watching._clock import Clock
+from xent.inspection.watching._closures import after_closure
 from xent.inspection.watching._first_steps import LAST_STEP, FirstSteps
 from xent.inspection.watching._layer_norms import LayerNorms
 from xent.inspection.watching._loss_numbers import Ruler
@@ -237,13 +238,18 @@ class Recording:
         if self._inside > 1 or not self._due:
             return None
         self._clock.until(time.perf_counter(), "other")
+        given = None if self._ledger is None else self._ledger.step_begins(optimizer, args, kwargs)
+        self._clock.rest("ledger")
         if "layers" in self._due:
+            given = after_closure(given or (args, kwargs), lambda: self._take_norms(optimizer)) or given
+        return given
+
+    @_without_harm
+    def _take_norms(self, optimizer: Optimizer) -> None:
+        if self._norms is None and self._due:
             with _sessions.quiet():
                 self._norms = self.subjects.norms_of(optimizer)
         self._clock.rest("layers")
-        given = None if self._ledger is None else self._ledger.step_begins(optimizer, args, kwargs)
-        self._clock.rest("ledger")
-        return given
 
     @_without_harm
     def _step_ended(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:

@@ -76,6 +76,7 @@ class RowTable:
         """The records of kinds classes, calibration, worst_rows and tokens, as far as there is something to say."""
         if not len(self.rows):
             return []
+        found: list[dict[str, Any] | None]
         found = [self._classes(names), self._calibration(), self._worst(names, inputs)]
         if names.decode is not None and len(self.target_shape) > 1:
             found.append(self._tokens(names))
