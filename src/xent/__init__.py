@@ -30,13 +30,14 @@ _HOME_OF = {
     "Report": "xent.inspection",
     "check": "xent.inspection",
     "doctor": "xent.inspection",
+    "watch": "xent.inspection",
     "LossTerms": "xent.terms",
     "SparseTarget": "xent.sparse_target",
     "backend": "xent.ops",
     "choices": "xent.ops",
     "XentError": "xent.errors",
 }
-_SUBMODULES = ("errors", "functional", "nn", "ops")
+_SUBMODULES = ("distributed", "errors", "functional", "nn", "ops")
 
 __all__ = [
     "Explanation",
@@ -56,6 +57,7 @@ __all__ = [
     "check",
     "choices",
     "cross_entropy",
+    "distributed",
     "doctor",
     "errors",
     "explain",
@@ -68,10 +70,11 @@ __all__ = [
     "ops",
     "step",
     "token_logprobs",
+    "watch",
 ]  # a literal, for type checkers
 
 if TYPE_CHECKING:
-    from xent import errors, functional, nn, ops
+    from xent import distributed, errors, functional, nn, ops
     from xent.errors import XentError
     from xent.functional import (
         RowStats,
@@ -86,7 +89,7 @@ if TYPE_CHECKING:
         nll_loss,
         token_logprobs,
     )
-    from xent.inspection import Explanation, Finding, Report, StepLedger, check, doctor, explain, step
+    from xent.inspection import Explanation, Finding, Report, StepLedger, check, doctor, explain, step, watch
     from xent.ops import backend, choices
     from xent.sparse_target import SparseTarget
     from xent.terms import LossTerms

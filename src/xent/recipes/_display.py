@@ -66,6 +66,7 @@ class Display:
         num_epochs: the epoch to reach.
         latest: the last metrics shown: a line of metrics.jsonl, or that of epoch 0 before the first.
         tokens_per_step: of a recipe that counts its speed in tokens; None for one that does not.
+        also: is given the metrics of every epoch too.
     """
 
     console: Console
@@ -73,6 +74,7 @@ class Display:
     num_epochs: int
     latest: Metrics
     tokens_per_step: int | None = None
+    also: Callable[[Metrics], None] | None = None
 
     def __post_init__(self) -> None:
         self._live: Live | None = None
@@ -107,6 +109,8 @@ class Display:
     def epoch(self, metrics: Metrics) -> None:
         """Show the metrics of an epoch."""
         self.latest = metrics
+        if self.also is not None:
+            self.also(metrics)
         if self._live is None:
             self.console.out(_plain_line(metrics) + self._rate(_RATE_WIDTH), highlight=False)
         self._refresh(0.0)

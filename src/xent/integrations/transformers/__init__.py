@@ -1,4 +1,4 @@
-"""xent in Hugging Face transformers: losses of causal language models without their logits."""
+"""xent in Hugging Face transformers: losses without logits, and the Trainer's run written down."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 _HOME_OF = {
     "Acceleration": "_accelerate",
     "DeferredLogits": "_deferred_logits",
+    "Watch": "_watch_callback",
     "accelerate": "_accelerate",
 }
 
-__all__ = ["Acceleration", "DeferredLogits", "accelerate"]  # a literal, for type checkers
+__all__ = ["Acceleration", "DeferredLogits", "Watch", "accelerate"]  # a literal, for type checkers
 
 if TYPE_CHECKING:
     from xent.integrations.transformers._accelerate import Acceleration, accelerate
     from xent.integrations.transformers._deferred_logits import DeferredLogits
+    from xent.integrations.transformers._watch_callback import Watch
 
 
 def __getattr__(name: str) -> Any:
