@@ -84,10 +84,12 @@ def score(
         raise OptionError(got, "one of the two is scored", "pass one; see xent score --help")
     with interrupts_held():
         from xent.scoring import _text_scores
+        from xent.scoring._score_files import check_out
+    if out is not None:
+        check_out(out)  # before a model is loaded
     output = _Output(out, html, as_json, skip_bad)
-    if logits is not None and targets is not None:
-        return _score_saved(logits, targets, ignore_index, output)
-    assert model is not None  # checked above
+    if model is None:
+        return _score_saved(logits or "", targets or "", ignore_index, output)  # both are there, as checked above
     run = _recipe(Path(model))
     if run == "digits":
         _no_texts(texts, model)
@@ -248,6 +250,10 @@ class _Output:
         return 0
 
 
+def _unscored(count: int) -> str:
+    return f"; {count:,} first tokens are predicted by nothing" if count else ""
+
+
 def _named(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
@@ -263,7 +269,7 @@ def _summary(scored: Scored, kind: str) -> list[str]:
     if kind == "text":
         lines.append(
             f"scored     {totals.tokens:,} tokens of {totals.texts:,} texts, {totals.bytes:,} bytes, "
-            f"{totals.words:,} words; {totals.unscored:,} first tokens are predicted by nothing"
+            f"{totals.words:,} words" + _unscored(totals.unscored)
         )
     else:
         lines.append(f"scored     {totals.tokens:,} rows; {totals.unscored:,} do not count")

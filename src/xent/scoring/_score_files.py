@@ -32,7 +32,7 @@ class ScoreFiles:
 
     def __init__(self, out: Path, identity: dict[str, Any]) -> None:
         self.out, self.parts = out, out.with_name(f"{out.name}.parts")
-        _check_out(out)
+        check_out(out)
         self._suffix = out.suffix
         if self._suffix == ".parquet":
             _arrow()  # before any work
@@ -112,7 +112,8 @@ class ScoreFiles:
         return self.parts / f"{shard:05}{suffix}"
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
+    """Raise OptionError where no scores can go."""
     if out.suffix not in ENDINGS:
         raise OptionError(f"--out {out}", "its ending is .parquet or .jsonl", f"pass such as {out.stem}.parquet")
     if not out.parent.is_dir():

@@ -61,6 +61,6 @@ def _pieces(logits: Logits, target_N: Tensor) -> Iterator[tuple[Tensor, Tensor, 
         target = target_N[begin : begin + step]
         z = logits.rows(begin, min(begin + step, count))
         made = cast(TokenLogprobs, xent.token_logprobs(z, target, entropy=True))
+        entropy = cast(Tensor, made.entropy)  # asked for
         rank = 1 + (z > z.gather(1, target.unsqueeze(1))).sum(1)
-        assert made.entropy is not None  # asked for
-        yield (-made.logprob).cpu(), rank.cpu(), made.entropy.cpu()
+        yield (-made.logprob).cpu(), rank.cpu(), entropy.cpu()
