@@ -34,6 +34,7 @@ _HOME_OF = {
     "SparseTarget": "xent.sparse_target",
     "backend": "xent.ops",
     "choices": "xent.ops",
+    "check_targets": "xent.target_checks",
     "XentError": "xent.errors",
 }
 _SUBMODULES = ("errors", "functional", "nn", "ops")
@@ -54,6 +55,7 @@ __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "check",
+    "check_targets",
     "choices",
     "cross_entropy",
     "doctor",
@@ -89,6 +91,7 @@ if TYPE_CHECKING:
     from xent.inspection import Explanation, Finding, Report, StepLedger, check, doctor, explain, step
     from xent.ops import backend, choices
     from xent.sparse_target import SparseTarget
+    from xent.target_checks import check_targets
     from xent.terms import LossTerms
 
 

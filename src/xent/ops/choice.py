@@ -32,7 +32,8 @@ OPERATIONS = (
 TINY = 1 << 18
 _TOO_SMALL = f"at most {TINY} logits with plain options cost less in torch's own kernel than the way to another"
 _OPTIONS = set(LossOptions.__annotations__) | {
-    "target", "weight", "linear_weight", "linear_bias", "pos_weight", "max_memory", "stats", "keepdim", "dtype",
+    "target", "weight", "linear_weight", "linear_bias", "pos_weight", "max_memory",
+    "gradient_filter", "stats", "keepdim", "dtype",
     "entropy", "top"
 }  # fmt: skip
 _NEUTRAL = {"label_smoothing": 0, "z_loss": 0, "shift": 0, "logit_scale": 1, "stats": False}

@@ -7,13 +7,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
+import triton
 from xent.backends.triton.launches import Launch, Question, launch_for
 from xent.backends.triton.row_layout import RowLayout, in_two_strides
 from xent.problem import Rows
+from xent.terms import LossTerms
 
 _ACCUMULATORS = {torch.float32: tl.float32, torch.float64: tl.float64}
 
@@ -67,6 +68,11 @@ def row_call(kernel: str, problem: Rows, *written: Tensor) -> RowCall:
     read, layout = in_two_strides(read, written)
     problem = Rows(read[0], read[1] if problem.is_dense else target, problem.terms, problem.probabilities)
     return RowCall(_question(kernel, problem, layout), problem, layout, _tensors(problem))
+
+
+def rows_alone(logits: Tensor) -> Rows:
+    """Rows without a target, for what only folds them."""
+    return Rows(logits, torch.empty(logits.shape[:-1], dtype=torch.int64, device="meta"), LossTerms())
 
 
 def _question(kernel: str, problem: Rows, layout: RowLayout) -> Question:

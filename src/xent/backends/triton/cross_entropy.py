@@ -15,10 +15,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
+import triton
 from xent.backends.triton.calls import RowCall, kernel_flags, kernel_numbers, row_call
 from xent.backends.triton.launches import Launch
 from xent.backends.triton.tile_math import base, entropy_moved, entropy_of_block, log_sum, scaled
@@ -201,6 +201,10 @@ class Values:
         """Those that the gradient reads."""
         return Saved(self.largest, self.logsum, self.mass, self.entropy)
 
+    def between(self, start: int, stop: int) -> Values:
+        """Those of some rows, as views."""
+        return Values(*(value[start:stop] for value in vars(self).values()))
+
 
 def empty_values(count: int, dtype: torch.dtype, device: torch.device, with_stats: bool) -> Values:
     """Room for the values of so many rows."""
@@ -213,9 +217,14 @@ def empty_values(count: int, dtype: torch.dtype, device: torch.device, with_stat
 def forward(problem: Rows, with_stats: bool) -> Values:
     """Values of every row."""
     values = empty_values(problem.logits.shape[:-1].numel(), problem.stats_dtype, problem.logits.device, with_stats)
+    write_values(problem, values, with_stats)
+    return values
+
+
+def write_values(problem: Rows, values: Values, with_stats: bool) -> None:
+    """The same into tensors of the caller's, such as the part of a chunk."""
     call = row_call("cross_entropy", problem)
     call.run(lambda launch: _launch(call, values, with_stats, launch))
-    return values
 
 
 def _launch(call: RowCall, values: Values, with_stats: bool, launch: Launch) -> None:

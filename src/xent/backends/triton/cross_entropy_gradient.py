@@ -1,4 +1,4 @@
-"""The gradient of cross-entropy with respect to the logits, in one read and one write, from what the forward pass saved.
+"""The gradient of cross-entropy with respect to the logits, in one read and one write.
 
     p      = exp((z − m) − ln s)
     G_c    = (ĝ p_c − g r t_c − g_H p_c (ln p_c + H)) · dz/dx
@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import triton
 import triton.language as tl
 from torch import Tensor
 
+import triton
 from xent.backends.triton.calls import RowCall, kernel_flags, kernel_numbers, row_call
-from xent.backends.triton.cross_entropy import HARD, SOFT, SPARSE, Saved, dense_target
+from xent.backends.triton.cross_entropy import HARD, SPARSE, Saved, dense_target
 from xent.backends.triton.launches import Launch
 from xent.backends.triton.row_layout import empty_gradient
 from xent.backends.triton.tile_math import narrowed, scaled

@@ -179,6 +179,6 @@ def _write_file() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
             json.dump({key: asdict(launch) for key, launch in sorted(_choices.items())}, file, indent=1)
-        os.replace(file.name, path)
+        Path(file.name).replace(path)
     except OSError:
         return

@@ -8,22 +8,24 @@ A row that fits a program's tile is read once.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from xent.backends.triton.calls import RowCall, kernel_flags, row_call
+import triton
+from xent.backends.triton.calls import RowCall, kernel_flags, row_call, rows_alone
 from xent.backends.triton.launches import Launch
 from xent.backends.triton.row_layout import empty_gradient
 from xent.backends.triton.tile_math import base, log_sum, narrowed
-from xent.problem import Rows
+from xent.problem import Rows, stats_dtype
 from xent.terms import LossTerms
 
 
 @triton.jit
 def _forward_kernel(
-    input, result,
+    input, result, largest, logsum,
     classes, num_inner, blocks,
     input_outer, input_inner, input_class, result_outer, result_inner, result_class,
     ACC: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -44,6 +46,9 @@ def _forward_kernel(
         s = s * tl.exp(m - reference) + tl.sum(tl.exp(x - reference[:, None]), 1)
         m = new_m
     log_s = log_sum(m, s)
+    row = outer * num_inner + inner
+    tl.store(largest + row, m, mask=inner < num_inner)
+    tl.store(logsum + row, log_s, mask=inner < num_inner)
     for start in range(0, classes, COLUMNS):
         column = (start + tl.arange(0, COLUMNS)).to(tl.int64)[None, :]
         mask = inside & (column < classes)
@@ -54,9 +59,9 @@ def _forward_kernel(
 
 @triton.jit
 def _gradient_kernel(
-    result, upstream, gradient,
+    input, upstream, largest, logsum, gradient,
     classes, num_inner, blocks,
-    result_outer, result_inner, result_class, upstream_outer, upstream_inner, upstream_class,
+    input_outer, input_inner, input_class, upstream_outer, upstream_inner, upstream_class,
     gradient_outer, gradient_inner, gradient_class,
     ACC: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -64,9 +69,12 @@ def _gradient_kernel(
     outer = (program // blocks).to(tl.int64)
     inner = ((program % blocks) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     inside = (inner < num_inner)[:, None]
-    y_row = (result + outer * result_outer + inner * result_inner)[:, None]
+    x_row = (input + outer * input_outer + inner * input_inner)[:, None]
     up_row = (upstream + outer * upstream_outer + inner * upstream_inner)[:, None]
     g_row = (gradient + outer * gradient_outer + inner * gradient_inner)[:, None]
+    row = outer * num_inner + inner
+    m = tl.load(largest + row, mask=inner < num_inner, other=0.0)[:, None]
+    log_s = tl.load(logsum + row, mask=inner < num_inner, other=0.0)[:, None]
     total = tl.full((ROWS,), 0.0, ACC)
     for start in range(0, classes, COLUMNS):
         column = (start + tl.arange(0, COLUMNS)).to(tl.int64)[None, :]
@@ -75,37 +83,33 @@ def _gradient_kernel(
     for start in range(0, classes, COLUMNS):
         column = (start + tl.arange(0, COLUMNS)).to(tl.int64)[None, :]
         mask = inside & (column < classes)
-        log_p = tl.load(y_row + column * result_class, mask=mask, other=0.0).to(ACC)
+        x = tl.load(x_row + column * input_class, mask=mask, other=0.0).to(ACC)
         g = tl.load(up_row + column * upstream_class, mask=mask, other=0.0).to(ACC)
-        made = g - tl.exp(log_p) * total[:, None]
+        made = g - tl.exp((x - m) - log_s) * total[:, None]
         tl.store(g_row + column * gradient_class, narrowed(made, gradient.dtype.element_ty), mask=mask)
 
 
-def forward(input: Tensor) -> Tensor:
-    """Log-probabilities (*rows, C), in the dtype and layout of the input."""
-    result = empty_gradient(input)
-    call = row_call("log_softmax", _problem(input), result)
-    call.run(lambda launch: _launch(_forward_kernel, call, (result,), launch))
-    return result
+def forward(input: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities (*rows, C), in the dtype and layout of the input; m and ln s of every row, (N,)."""
+    result, count = empty_gradient(input), input.shape[:-1].numel()
+    state = [torch.empty(count, dtype=stats_dtype(input.dtype), device=input.device) for _ in range(2)]
+    call = row_call("log_softmax", rows_alone(input), result)
+    call.run(lambda launch: _launch(_forward_kernel, call, (result, *state), launch))
+    return result, *state
 
 
-def gradient(log_probabilities: Tensor, upstream: Tensor) -> Tensor:
-    """dL/dinput from ln p and dL/dln p."""
-    buffer = empty_gradient(log_probabilities)
+def gradient(input: Tensor, largest: Tensor, logsum: Tensor, upstream: Tensor) -> Tensor:
+    """dL/dinput from dL/dln p; ln p is made again from the input, for a half result is rounded."""
+    buffer = empty_gradient(input)
     # The upstream gradient takes the place of a dense target: a second tensor of that shape, in strides of its own.
-    call = row_call("log_softmax_gradient", Rows(log_probabilities, upstream, LossTerms()), buffer)
-    call.run(lambda launch: _launch(_gradient_kernel, call, (call.problem.target, buffer), launch))
+    call = row_call("log_softmax_gradient", Rows(input, upstream, LossTerms()), buffer)
+    call.run(lambda launch: _launch(_gradient_kernel, call, (call.problem.target, largest, logsum, buffer), launch))
     return buffer
 
 
-def _problem(input: Tensor) -> Rows:
-    return Rows(input, torch.empty(input.shape[:-1], dtype=torch.int64, device="meta"), LossTerms())
-
-
-def _launch(kernel, call: RowCall, others: tuple[Tensor, ...], launch: Launch) -> None:
-    classes, num_inner, blocks, *_ = call.sizes(launch)
+def _launch(kernel: Any, call: RowCall, others: tuple[Tensor, ...], launch: Launch) -> None:
+    strides = (stride for strides in call.layout.strides for stride in strides)
     shape = call.shape(launch)
     del shape["ENTRIES"]
-    strides = (stride for strides in call.layout.strides for stride in strides)
     acc = kernel_flags(call.problem)["ACC"]
-    kernel[call.grid(launch)](call.problem.logits, *others, classes, num_inner, blocks, *strides, ACC=acc, **shape)
+    kernel[call.grid(launch)](call.problem.logits, *others, *call.sizes(launch)[:3], *strides, ACC=acc, **shape)

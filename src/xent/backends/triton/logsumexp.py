@@ -6,18 +6,17 @@ gradient: exp((x − m) − ln s) · g, the kernel of cross_entropy_gradient.py 
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from xent.backends.triton.calls import RowCall, kernel_flags, kernel_numbers, row_call
+import triton
+from xent.backends.triton.calls import RowCall, kernel_flags, row_call, rows_alone
 from xent.backends.triton.cross_entropy import Saved
 from xent.backends.triton.cross_entropy_gradient import Upstream, write_gradient
 from xent.backends.triton.launches import Launch
 from xent.backends.triton.row_layout import empty_gradient
 from xent.backends.triton.tile_math import base
-from xent.problem import Rows, stats_dtype
-from xent.terms import LossTerms
+from xent.problem import stats_dtype
 
 
 @triton.jit
@@ -58,7 +57,7 @@ def forward(input: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The result, m and ln s of every row, each (N,), in the dtype of the statistics."""
     count, dtype = input.shape[:-1].numel(), stats_dtype(input.dtype)
     outputs = tuple(torch.empty(count, dtype=dtype, device=input.device) for _ in range(3))
-    call = row_call("logsumexp", _problem(input))
+    call = row_call("logsumexp", rows_alone(input))
     call.run(lambda launch: _launch(call, outputs, launch))
     return outputs
 
@@ -68,7 +67,7 @@ def gradient(input: Tensor, largest: Tensor, logsum: Tensor, upstream: Tensor) -
     buffer = empty_gradient(input)
     nothing = torch.zeros(1, dtype=largest.dtype, device=largest.device).expand_as(largest)
     saved = Saved(largest, logsum, nothing, nothing)
-    write_gradient(_problem(input), saved, Upstream(None, upstream), buffer)
+    write_gradient(rows_alone(input), saved, Upstream(None, upstream), buffer)
     return buffer
 
 

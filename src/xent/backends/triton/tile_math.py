@@ -8,9 +8,9 @@ a block of nothing but −inf must add nothing.
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
 
+import triton
 from xent.backends.triton import INTERPRETED
 
 _INTERPRETED = tl.constexpr(INTERPRETED)
@@ -19,7 +19,8 @@ _INTERPRETED = tl.constexpr(INTERPRETED)
 @triton.jit
 def tanh(x):
     """Within 4 ulp: the continued fraction x / (1 + x² / (3 + x² / (5 + …))) cut after 15 below 0.625, where its error
-    is 1e-17; beyond, 1 − 2 / (exp(2|x|) + 1), which does not cancel there."""
+    is 1e-17; beyond, 1 − 2 / (exp(2|x|) + 1), which does not cancel there.
+    """
     q = x * x
     top = 2027025.0 + q * (270270.0 + q * (6930.0 + q * 36.0))
     bottom = 2027025.0 + q * (945945.0 + q * (51975.0 + q * (630.0 + q)))
@@ -30,7 +31,7 @@ def tanh(x):
 
 @triton.jit
 def scaled(x, scale, cap, HAS_SCALE: tl.constexpr, HAS_CAP: tl.constexpr):
-    """z and, over the scale, dz/dx: 1 − tanh²."""
+    """Z and, over the scale, dz/dx: 1 − tanh²."""
     z = x
     if HAS_SCALE:
         z = z * scale
@@ -50,7 +51,7 @@ def base(m):
 
 @triton.jit
 def log_sum(m, s):
-    """ln s; NaN for a row of nothing but −inf, whose softmax does not exist."""
+    """Ln s; NaN for a row of nothing but −inf, whose softmax does not exist."""
     return tl.where(m == -float("inf"), float("nan"), tl.log(s))
 
 
@@ -68,7 +69,7 @@ def entropy_moved(entropy, s, m, new_m, shrink):
 
 @triton.jit
 def narrowed(x, dtype: tl.constexpr):
-    """x rounded to the nearest of `dtype`, to even in the middle, as a GPU does; the interpreter would cut bfloat16."""
+    """X rounded to the nearest of `dtype`, to even in the middle, as a GPU does; the interpreter would cut bfloat16."""
     if _INTERPRETED and dtype == tl.bfloat16:
         bits = x.to(tl.float32).to(tl.uint32, bitcast=True)
         bits = tl.where(x != x, bits, bits + 0x7FFF + ((bits >> 16) & 1))

@@ -14,9 +14,24 @@ from torch.autograd import forward_ad
 from xent.backends import triton
 from xent.ops.native.again import is_wrapped
 from xent.ops.request import request
-from xent.ops.triton import cross_entropy
+from xent.ops.triton import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    linear_cross_entropy,
+    log_softmax,
+    logsumexp,
+    token_logprobs,
+)
 
-__all__ = ["cross_entropy", "refusal"]
+__all__ = [
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "linear_cross_entropy",
+    "log_softmax",
+    "logsumexp",
+    "refusal",
+    "token_logprobs",
+]
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 _LAYER = {"linear_cross_entropy": slice(0, 2), "token_logprobs": slice(1, 3)}  # where linear weight and bias stand
@@ -42,6 +57,8 @@ def refusal(operation: str, input: Tensor, *others: Tensor | None) -> str | None
 
 
 def _reason_in_a_graph(operation: str, others: tuple[Tensor | None, ...]) -> str | None:
+    if operation == "token_logprobs":
+        return "in a compiled graph entropies and best classes are those of the reference formula"
     layer = others[_LAYER[operation]] if operation in _LAYER else ()
     for tensor in others:
         if tensor is not None and tensor.requires_grad and not any(tensor is part for part in layer):
