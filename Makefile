@@ -95,7 +95,7 @@ $(VENV)/.torch: constraints.txt
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml $(NATIVE)
 	@echo "== installing xent: compiling its kernels takes a minute (without a C++20 compiler it installs without them)"
-	@$(PIP) --editable '.[digits]'
+	@$(PIP) --editable '.[digits,report]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml $(NATIVE)

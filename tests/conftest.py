@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 
 import pytest
 import torch
 from hypothesis import settings
+
+if not torch.cuda.is_available():
+    # Without a GPU the Triton column is tested under Triton's interpreter. Triton reads this when it is first imported,
+    # and torch's inductor imports it too, for GPUs alone: nothing else in a process of tests takes notice.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")

@@ -35,6 +35,7 @@ _HOME_OF = {
     "SparseTarget": "xent.sparse_target",
     "backend": "xent.ops",
     "choices": "xent.ops",
+    "check_targets": "xent.target_checks",
     "XentError": "xent.errors",
 }
 _SUBMODULES = ("distributed", "errors", "functional", "nn", "ops")
@@ -55,6 +56,7 @@ __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "check",
+    "check_targets",
     "choices",
     "cross_entropy",
     "distributed",
@@ -92,6 +94,7 @@ if TYPE_CHECKING:
     from xent.inspection import Explanation, Finding, Report, StepLedger, check, doctor, explain, step, watch
     from xent.ops import backend, choices
     from xent.sparse_target import SparseTarget
+    from xent.target_checks import check_targets
     from xent.terms import LossTerms
 
 

@@ -56,6 +56,8 @@ class HeadRows:
         terms: the options, with `row_weight` expanded to (*rows, *extra).
         max_memory: bound of the memory beyond inputs and gradients, in bytes; None leaves it to the backend.
         probabilities: (*rows, k) of a sparse target, else None.
+        gradient_filter: a backend may leave out of a gradient what parts of the logits add whose gradients are all at
+            most this times the upstream gradient of their row; 0 for none.
     """
 
     hidden: Tensor
@@ -66,6 +68,7 @@ class HeadRows:
     terms: LossTerms
     max_memory: int | None = None
     probabilities: Tensor | None = None
+    gradient_filter: float = 0.0
 
     @property
     def num_classes(self) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from xent.errors import DeviceError, DimensionError, DtypeError, OptionError, ShapeError, TargetRangeError
 from xent.sparse_target import SparseTarget, check_sparse, summed_over_equals
+from xent.target_checks import may_be_checked
 from xent.terms import LossTerms
 
 if TYPE_CHECKING:
@@ -232,7 +233,7 @@ def _target_shape_error(layout: LogitsLayout, target: Tensor) -> ShapeError:
 
 def check_target_range(target: Tensor, num_classes: int, ignore_index: int) -> None:
     """Raise for class indices outside [0, C) that are not `ignore_index`, where values can be read without a wait."""
-    if not values_are_readable(target) or target.numel() == 0:
+    if not _is_plain(target) or not may_be_checked(target) or target.numel() == 0:
         return
     low, high = (int(bound) for bound in torch.aminmax(target))
     if low >= 0 and high < num_classes:
@@ -254,9 +255,13 @@ def check_target_range(target: Tensor, num_classes: int, ignore_index: int) -> N
 
 def values_are_readable(tensor: Tensor) -> bool:
     """Whether reading a value is possible and free: not on a device, not while tracing, not inside vmap."""
+    return tensor.device.type == "cpu" and _is_plain(tensor)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether the tensor holds numbers: not while tracing, not inside vmap."""
     return (
         not torch.compiler.is_compiling()
-        and tensor.device.type == "cpu"
         and torch._C._len_torch_dispatch_stack() == 0  # pyright: ignore[reportAttributeAccessIssue]  (make_fx, fake)
         and type(tensor) in (Tensor, torch.nn.Parameter)
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # pyright: ignore[reportAttributeAccessIssue]

@@ -23,7 +23,7 @@ def reduce_rows(loss: Tensor, weight: Tensor, terms: LossTerms) -> Tensor:
 def sum_of_rows(values: Tensor) -> Tensor:
     """Their sum, the same to the last bit for any number of threads."""
     count = values.numel()
-    if count <= PIECE or torch.compiler.is_compiling():
+    if count <= PIECE or values.device.type != "cpu" or torch.compiler.is_compiling():
         return values.sum()
     flat = values.reshape(-1)
     whole = count // PIECE * PIECE

@@ -52,7 +52,7 @@ WRONG = {
         "max_tokens is 0",
     ),
     "columns without data": ([*COMMAND, "--skip-bad"], 2, "pass --data with its path"),
-    "no stop words": ([*QUICK, "--stop-words", "nowhere"], 2, "stop_words is nowhere, which is no file"),
+    "no stop words": ([*QUICK, "--stop-words", "nowhere"], 2, "nowhere, which is no file; it must hold a word a line"),
     "features of vectors": ([*QUICK, "--vectors", "x"], 2, "leave --features or --vectors out"),
     "no pipeline": ([*COMMAND, "--data", "texts.csv", "--vectors", "xx_no"], 1, "python -m spacy download xx_no"),
     "no processes": ([*COMMAND, "--processes", "0"], 2, "processes is 0"),

@@ -13,6 +13,8 @@ import xent
 from xent.cli import bench, train
 from xent.cli import doctor as doctor_command
 from xent.cli import explain as explain_command
+from xent.cli import report as report_command
+from xent.cli import score as score_command
 from xent.cli import watch as watch_command
 from xent.cli._interrupts import INTERRUPTED, Stopped
 from xent.errors import OptionError, XentError
@@ -31,7 +33,9 @@ app = typer.Typer(
 # A command is one file: its `app` (or a function) is added here.
 app.add_typer(train.app, name="train")
 app.add_typer(bench.app, name="bench")
+app.command("score", epilog=score_command.EPILOG)(score_command.score)
 app.command("explain", epilog=explain_command.EPILOG)(explain_command.explain)
+app.command("report", epilog=report_command.EPILOG)(report_command.report)
 app.command(
     "doctor",
     epilog=doctor_command.EPILOG,

@@ -34,7 +34,7 @@ class Place:
     out: Path | None
     resume: Path | None
     as_json: bool
-    watch: bool = True
+    watch: bool = False
 
     def __post_init__(self) -> None:
         if self.out and self.resume:
@@ -149,10 +149,10 @@ class TrainingCommand(ABC):
                 self.train(learner, run, display)
         _print_metrics(console, display)
         shown = self.show(learner, console)
-        if watch and goes_on:
-            write_page(run.path, console)
         console.print(f"saved      {run.path}", soft_wrap=True, markup=False)
         console.print(f"go on      {run.resume_command} --epochs {2 * learner.epoch}", soft_wrap=True, markup=False)
+        if watch and goes_on:
+            write_page(run.path, console)
         return shown
 
     def _train_watched(self, learner: Any, run: RunDirectory, display: Display) -> None:

@@ -25,6 +25,7 @@ class LinearOptions(LossOptions, total=False):
     linear_bias: Tensor | None
     weight: Tensor | None
     max_memory: int | None
+    gradient_filter: float
 
 
 @overload
@@ -63,6 +64,7 @@ def linear_cross_entropy(
     dim: int | None = None,
     shift: int = 0,
     max_memory: int | None = None,
+    gradient_filter: float = 0.0,
     stats: bool = False,
 ) -> Tensor | tuple[Tensor, RowStats]:
     r"""Cross-entropy of a linear layer's output.
@@ -93,6 +95,10 @@ def linear_cross_entropy(
             cost no product.
         max_memory: bound, in bytes, of the memory beyond inputs and gradients; the larger of 64 MiB and a tenth of
             inputs and gradients when None. A backend that can't keep to it raises.
+        gradient_filter: τ ≥ 0, off at 0. Allows a backend that makes logits in tiles and keeps none (Triton, where
+            `max_memory` leaves it no chunk) to skip a tile whose gradients are all at most τ·|g_n|, g_n the upstream
+            gradient of row n. What that leaves out is at most τ·|g_n|·Σ_c |W_cd| of ∂L/∂input_nd and
+            τ·Σ_n |g_n·input_nd| of ∂L/∂W_cd. Every other way to compute them is exact.
         stats: also return per-row statistics.
 
     Returns:
@@ -144,7 +150,8 @@ def linear_cross_entropy(
         return linear_of_shards(tensors, target, terms, dim, shift, partial(_rows_of_shard, bool(stats), memory))
     head = Head(linear_weight, linear_bias)
     problem = head_rows_of(input, head, target, terms, -1 if dim is None else dim, shift)
-    problem = replace(problem, max_memory=_checked_memory(max_memory))
+    least = _checked_filter(gradient_filter)
+    problem = replace(problem, max_memory=_checked_memory(max_memory), gradient_filter=least)
     others = linear_weight, linear_bias, problem.target, problem.probabilities, weight, row_weight
     file = column("linear_cross_entropy", input, *others)
     if stats:
@@ -181,3 +188,13 @@ def _checked_memory(max_memory: int | None) -> int | None:
     if max_memory <= 0:
         raise OptionError(f"max_memory={max_memory}", "it counts bytes, more than 0", "pass such as 64 * 2**20")
     return max_memory
+
+
+def _checked_filter(gradient_filter: float) -> float:
+    if isinstance(gradient_filter, bool) or not isinstance(gradient_filter, (int, float)):
+        raise DtypeError(
+            f"gradient_filter is a {type(gradient_filter).__name__}", "it is a number", "pass such as 2**-12"
+        )
+    if not 0 <= gradient_filter < float("inf"):
+        raise OptionError(f"gradient_filter={gradient_filter}", "it must be finite, 0 or more", "pass such as 2**-12")
+    return float(gradient_filter)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
@@ -53,9 +55,10 @@ def log_softmax(input: Tensor, dim: int, *, dtype: torch.dtype | None = None) ->
     check_tensor("input", input)
     x = input if dtype is None else input.to(dtype)
     dim = _dimension(dim, x)
-    if x.dtype in HALF:
-        return column("log_softmax", x).log_softmax(x.float(), dim).to(x.dtype)
-    return column("log_softmax", x).log_softmax(x, dim)
+    file = column("log_softmax", x)
+    if x.dtype in HALF and not _takes_half(file):
+        return file.log_softmax(x.float(), dim).to(x.dtype)
+    return file.log_softmax(x, dim)
 
 
 def logsumexp(input: Tensor, dim: int | tuple[int, ...], keepdim: bool = False) -> Tensor:
@@ -104,9 +107,15 @@ def logsumexp(input: Tensor, dim: int | tuple[int, ...], keepdim: bool = False) 
     dims = tuple(_dimension(one, input) for one in dims)
     if len(set(dims)) < len(dims):
         raise ShapeError(f"dim={dim} for {input.ndim} dimensions", "each is summed once", "name each dim once")
-    if input.dtype in HALF:
-        return column("logsumexp", input).logsumexp(input.float(), dims, keepdim).to(input.dtype)
-    return column("logsumexp", input).logsumexp(input, dims, keepdim)
+    file = column("logsumexp", input)
+    if input.dtype in HALF and not _takes_half(file):
+        return file.logsumexp(input.float(), dims, keepdim).to(input.dtype)
+    return file.logsumexp(input, dims, keepdim)
+
+
+def _takes_half(file: ModuleType) -> bool:
+    """Whether a column computes half inputs in float32 by itself, and rounds them once."""
+    return getattr(file, "TAKES_HALF", False)
 
 
 def _dimension(dim: object, input: Tensor) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from xent.errors import BackendError, DtypeError, OptionError
+from xent.ops.request import request as _request
 from xent.sparse_target import SparseTarget
 from xent.terms import LossOptions
 
@@ -32,11 +32,13 @@ OPERATIONS = (
 TINY = 1 << 18
 _TOO_SMALL = f"at most {TINY} logits with plain options cost less in torch's own kernel than the way to another"
 _OPTIONS = set(LossOptions.__annotations__) | {
-    "target", "weight", "linear_weight", "linear_bias", "pos_weight", "max_memory", "stats", "keepdim", "dtype",
+    "target", "weight", "linear_weight", "linear_bias", "pos_weight", "max_memory",
+    "gradient_filter", "stats", "keepdim", "dtype",
     "entropy", "top"
 }  # fmt: skip
 _NEUTRAL = {"label_smoothing": 0, "z_loss": 0, "shift": 0, "logit_scale": 1, "stats": False}
-_HOME_OF = {"native": "xent.ops.native"}  # the kernels of this column know nothing of autograd; that file adds it
+# The kernels of these columns know nothing of autograd; these packages add it.
+_HOME_OF = {"native": "xent.ops.native", "triton": "xent.ops.triton"}
 _COLUMNS: dict[str, ModuleType] = {
     name: import_module(_HOME_OF.get(name, f"xent.backends.{name}"))
     for name in BACKENDS
@@ -44,14 +46,6 @@ _COLUMNS: dict[str, ModuleType] = {
 }
 
 
-class _Request(threading.local):
-    """What `backend` asks for in this thread; an attribute of the instance, so that torch.compile can guard on it."""
-
-    def __init__(self) -> None:
-        self.name = "auto"
-
-
-_request = _Request()
 # One entry for each block of `backend` that is open in any thread: while there are none, a loss of few logits need not
 # look up what its thread asks for.
 open_blocks: list[str] = []

@@ -8,7 +8,6 @@ import platform
 import sysconfig
 from collections import Counter
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 
 from xent.errors import DataError
@@ -33,7 +32,7 @@ class Docstrings:
         """What it is, in words."""
         return f"docstrings of Python {platform.python_version()}'s standard library, labelled by package"
 
-    @cached_property
+    @property
     def sha256(self) -> str:
         """Hash of the source files."""
         digest = hashlib.sha256(str(_LEAST).encode())

@@ -17,9 +17,11 @@ import json
 import os
 import shutil
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,7 +57,7 @@ class Rows(Protocol):
         """How far a reading is."""
         ...
 
-    skipped: Any
+    skipped: Counter[str]
     first_faults: list[str]
 
     def rows(self) -> Iterator[TextRow]:
@@ -80,16 +82,18 @@ class Reading:
 
 @dataclass(frozen=True)
 class Encoding:
-    """What decides the word numbers besides the rows."""
+    """What decides the word numbers."""
 
+    sha256: str  # of the rows
     words: Words
     stop_words: list[str]
     max_tokens: int
     columns: tuple[str, str, bool]  # names, and whether bad rows are skipped
 
-    def key(self, rows: Rows) -> str:
+    @cached_property
+    def key(self) -> str:
         """The name of the encoded texts in the cache."""
-        deciding = [_FORMAT, rows.sha256, self.words.identity, self.stop_words, self.max_tokens, self.columns]
+        deciding = [_FORMAT, self.sha256, self.words.identity, self.stop_words, self.max_tokens, self.columns]
         return hashlib.sha256(json.dumps(deciding).encode()).hexdigest()[:32]
 
 
@@ -147,7 +151,7 @@ def encoded_texts(rows: Rows, encoding: Encoding, reading: Reading) -> EncodedTe
         DataError, OptionError, DependencyError: what reading rows, words or vectors raises; there are too few labels,
             or too many; the cache can't be written. Nothing is left behind then.
     """
-    place = cache_directory() / "texts" / encoding.key(rows)
+    place = cache_directory() / "texts" / encoding.key
     if not (place / TEXTS).exists():
         try:
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ class SpacyWords:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    @cached_property
+    @property
     def identity(self) -> str:
         """The pipeline's files, by size and time; loads it only where it is no directory that Python can find."""
         spacy = _spacy(self.name)

@@ -44,6 +44,8 @@ class TextClassifier(nn.Module):
 class FixedVectors(nn.Module):
     """Word vectors that are not trained and not saved: padding and unknown words are zero."""
 
+    table: Tensor
+
     def __init__(self, vectors_UD: Tensor) -> None:
         super().__init__()
         nothing_2D = torch.zeros(2, vectors_UD.shape[1])
@@ -73,7 +75,7 @@ def initialised(model: TextClassifier, generator: torch.Generator) -> TextClassi
                 bound = weight.shape[1] ** -0.5
                 weight.uniform_(-bound, bound, generator=generator)
         hidden = model.lstm.hidden_size
-        model.lstm.bias_ih_l0[hidden : 2 * hidden] = 1.0  # the forget gate begins open
+        dict(model.named_parameters())["lstm.bias_ih_l0"][hidden : 2 * hidden] = 1.0  # the forget gate begins open
     return model
 
 

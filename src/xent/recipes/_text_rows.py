@@ -85,7 +85,7 @@ class TextRows:
     def batch(self, rows: Tensor) -> Batch:
         """Rows as the model takes them."""
         texts = self.vocabulary[self.words(rows)].split(self.lengths(rows).tolist())
-        words_BT = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=PADDING)
+        words_BT = torch.nn.utils.rnn.pad_sequence(list(texts), batch_first=True, padding_value=PADDING)
         if not words_BT.shape[1]:  # all are empty, and an LSTM takes no step of nothing
             words_BT = torch.full((len(rows), 1), PADDING)
         return Batch(words_BT, self.lengths(rows), self.labels(rows))
@@ -144,6 +144,7 @@ def load_text_rows(config: TextConfig, run: RunDirectory | None, reading: Readin
     if run:
         run.check_data(rows.name, sha256)
     encoding = Encoding(
+        sha256=sha256,
         words=PatternWords() if config.vectors is None else SpacyWords(str(config.vectors)),
         stop_words=read_stop_words(Path(config.stop_words)) if config.stop_words else [],
         max_tokens=config.max_tokens,
@@ -157,7 +158,7 @@ def load_text_rows(config: TextConfig, run: RunDirectory | None, reading: Readin
             "restore them, or start a new run",
         )
     train, validation = _split(len(texts.ends), config, rows.name)
-    whole = TextRows(texts, train, validation, torch.empty(0), rows.name, rows.sha256)
+    whole = TextRows(texts, train, validation, torch.empty(0), rows.name, sha256)
     return replace(whole, vocabulary=_vocabulary(whole, config.to_dict()["min_count"]))
 
 

@@ -16,7 +16,6 @@ import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -88,11 +87,12 @@ class TextTable:
         """What it is, in words."""
         return str(self.path)
 
-    @cached_property
+    @property
     def sha256(self) -> str:
         """Hash of the file."""
         with _opened(self.path, raw=True) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.file_digest(file, "sha256")  # pyright: ignore[reportArgumentType]
+        return digest.hexdigest()
 
     @property
     def share_read(self) -> float:

@@ -158,7 +158,7 @@ def compare(learner: XorLearner, metrics: Sequence[dict[str, Any]]) -> list[tupl
         ("mean −ln p of the right answers", last["surprisal"], last_mistaken["surprisal"]),
         ("accuracy on the corners", last["accuracy"], last_mistaken["accuracy"]),
         (f"epochs until every p is above {SURE}", _sure_after(history), _sure_after(metrics)),
-        ("|∂loss/∂logit| of a wrong logit of −8", *(_gradient(config) for config in (twin.config, learner.config))),
+        ("|∂loss/∂logit| of a wrong logit of −8", _gradient(twin.config), _gradient(learner.config)),
     ]
 
 

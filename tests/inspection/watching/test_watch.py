@@ -65,8 +65,8 @@ def test_every_record_says_what_happened(tmp_path: Path):
     assert (found[-1]["status"], found[-1]["steps"]) == ("done", 3)
 
     step, *_ = records(path, "step")
-    assert step["loss"] == pytest.approx(float(loss), rel=1e-7)  # one float32 division and its inverse
-    assert (step["sum_nll"], step["count"]) == (pytest.approx(10 * float(loss), rel=1e-6), 10)
+    assert step["loss"] == pytest.approx(loss.item(), rel=1e-7)  # one float32 division and its inverse
+    assert (step["sum_nll"], step["count"]) == (pytest.approx(10 * loss.item(), rel=1e-6), 10)
     assert step["accuracy"] == pytest.approx(float((model_before(before, x).argmax(1) == y).float().mean()))
     share = torch.bincount(y, minlength=4).double() / 10
     prior = float(torch.special.entr(share).sum())
@@ -128,8 +128,9 @@ def test_watching_changes_no_bit(tmp_path: Path, name: str, every: int | None):
 
 
 def test_everything_is_given_back(tmp_path: Path):
-    places = [(F, "cross_entropy"), (F, "nll_loss"), (torch.autograd, "backward"),
-              (xent.functional, "cross_entropy"), (torch.optim.Optimizer, "zero_grad"), (torch.amp.GradScaler, "step"), (xent, "cross_entropy")]  # fmt: skip
+    functional = [(F, "cross_entropy"), (F, "nll_loss"), (xent.functional, "cross_entropy"), (xent, "cross_entropy")]
+    methods = [(torch.optim.Optimizer, "zero_grad"), (torch.amp.GradScaler, "step")]
+    places: list[tuple[Any, str]] = [*functional, *methods, (torch.autograd, "backward")]
     before = [getattr(owner, name) for owner, name in places]
     model, x, y = small()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -146,7 +147,7 @@ def test_micro_batches_keep_their_own_denominators(tmp_path: Path):
     model, x, _ = small()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     targets = [torch.tensor([0, 1] + [-100] * 8), torch.tensor([2] * 10)]
-    sums = [float(F.cross_entropy(model.eval()(x), y, reduction="sum")) for y in targets]
+    sums = [F.cross_entropy(model.eval()(x), y, reduction="sum").item() for y in targets]
     with xent.watch(model, optimizer, tmp_path / "run", every=1) as watching:
         for y in targets:
             (F.cross_entropy(model(x), y) / 2).backward()
@@ -162,7 +163,7 @@ def test_weights_and_reductions_give_one_denominator(tmp_path: Path, reduction: 
     model, x, y = small()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     weight = torch.tensor([1.0, 2.0, 0.5, 4.0])
-    expected = float(F.cross_entropy(model.eval()(x), y, weight))
+    expected = F.cross_entropy(model.eval()(x), y, weight).item()
     with xent.watch(model, optimizer, tmp_path / "run", every=1) as watching:
         F.cross_entropy(model(x), y, weight, reduction=reduction).sum().backward()
         optimizer.step()
@@ -222,7 +223,7 @@ def test_a_closure_is_one_step_and_its_first_loss(tmp_path: Path):
             loss.backward()
             return loss
 
-        first = float(F.cross_entropy(model(x), y))
+        first = F.cross_entropy(model(x), y).item()
         with xent.watch(model, optimizer, tmp_path / "run", 1) if watched else nullcontext() as watching:
             for _ in range(3):
                 optimizer.step(closure)
@@ -231,6 +232,33 @@ def test_a_closure_is_one_step_and_its_first_loss(tmp_path: Path):
     steps = records(watching.path, "step")
     assert [step["step"] for step in steps] == [1, 2, 3]
     assert (steps[0]["loss"], steps[0]["count"]) == (pytest.approx(first, rel=1e-6), 10)
+    assert all(layer["gradient_norm"] > 0 for layer in records(watching.path, "layers")[0]["layers"])
+
+
+def test_a_loss_inside_a_closure_after_micro_batches_outside_counts(tmp_path: Path):
+    # Lightning accumulates so: the last micro-batch runs in the closure of the step.
+    model, x, y = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def closure() -> None:
+        F.cross_entropy(model(x[:3]), y[:3]).backward()
+
+    with xent.watch(model, optimizer, tmp_path / "run", every=1) as watching:
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step(closure)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    (step,) = records(watching.path, "step")
+    assert [each["count"] for each in step["micro_batches"]] == [10, 3]
+
+
+def test_an_ignored_class_is_not_right(tmp_path: Path):
+    model, x, _ = small()
+    y = torch.zeros(10, dtype=torch.long)
+    y[0] = 1
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with xent.watch(model, optimizer, tmp_path / "run", every=1) as watching:
+        F.cross_entropy(model(x) + torch.tensor([9.0, 0, 0, 0]), y, ignore_index=0).backward()
+        optimizer.step()
+    assert records(watching.path, "step")[0]["accuracy"] == 0.0
 
 
 def test_a_step_that_a_scaler_leaves_out_is_no_step(tmp_path: Path):
@@ -256,6 +284,9 @@ def test_two_optimizers_on_one_loss_and_on_two(tmp_path: Path):
             F.cross_entropy(model(x), y).backward()
             first.step()
             second.step()
+            model.zero_grad()
+    steps = records(watching.path, "step")
+    assert [(step["step"], step["optimizer"], step["count"]) for step in steps] == [(1, 0, 10), (3, 0, 10)]
     layers = [[each["name"] for each in record["layers"]] for record in records(watching.path, "layers")]
     assert layers == [["0"], ["3"]] * 2
 

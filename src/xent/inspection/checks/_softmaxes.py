@@ -52,13 +52,14 @@ def _signature(call: LossCall) -> str:
 
 
 def looks_like_probabilities(rows: Tensor) -> bool:
-    """Rows ≥ 0 that sum to 1 within rounding, and are no one-hot rows."""
+    """Rows ≥ 0 that sum to 1 within rounding; one-hot rows and rows of 1/C may be meant as logits."""
     if rows.numel() == 0 or rows.shape[-1] < 2 or not rows.is_floating_point():
         return False
     wide = rows.double()
     slack = rows.shape[-1] * 4e-3 if rows.element_size() < 4 else 1e-4
     sums_to_one = bool((wide.sum(-1) - 1).abs().le(slack).all())
-    return bool((wide >= 0).all()) and sums_to_one and not bool((wide.amax(-1) == 1).all())
+    least, greatest = wide.amin(-1), wide.amax(-1)
+    return bool((least >= 0).all()) and sums_to_one and not bool(((greatest == 1) | (greatest == least)).all())
 
 
 RULES = (

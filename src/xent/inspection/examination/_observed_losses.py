@@ -62,8 +62,8 @@ def _plain(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     """The function itself; subclasses and modes are shown the original, which they may know by identity."""
     if torch.compiler.is_dynamo_compiling():
         return original(*args, **kwargs)
-    tensors = tuple(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-    if has_torch_function(tensors) and original.__module__.startswith("torch"):
+    if original.__module__.startswith("torch") and has_torch_function((*args, *kwargs.values())):
+        tensors = tuple(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         return handle_torch_function(original, tensors, *args, **kwargs)
     return original(*args, **kwargs)
 
@@ -103,34 +103,36 @@ class _Observed:
         loss = output[0] if isinstance(output, tuple) else output
         loss = loss if isinstance(loss, Tensor) else None
         is_nan = loss is not None and _is_nan(loss)
-        node = None if loss is None else loss.grad_fn
-        due = []
+        graded = loss is not None and loss.requires_grad  # its grad_fn is not asked for: that makes an object of it
+        due: list[bool] = []
         for (session, place), number in zip(self._places, self._numbers, strict=True):
             session.run.num_calls[self._name] += 1
             surprising = place.is_surprising(self._dims, is_nan=is_nan)
             due.append(surprising or error is not None or is_sampled(number))
-            if node is not None:
-                if session.reads_next_graph:
-                    mark_as_seen(loss)  # type: ignore[arg-type]
+            if graded:
+                if session.reads_next_graph and loss is not None and loss.grad_fn is not None:
+                    mark_as_seen(loss)
                 self._count(session, place)
-        for session, call in self._calls(due, loss, error) if True in due else ():
-            with _sessions.quiet():
-                session.loss_called(call)
+        if True in due:
+            for session, call in self._calls(due, loss, error):
+                with _sessions.quiet():
+                    session.loss_called(call)
 
     def _count(self, session: Session, place: Place) -> None:
         """The rows of a call to train on, if their mean is its loss."""
-        site, input, run = place.site, self._input, session.run
-        if place.number == 1:
-            place.is_mean = bound(self._original, self._args, self._kwargs).get("reduction", "mean") == "mean"
+        if not place.was_asked:
+            place.was_asked, place.batches = True, self._counter(session, place)
+        if place.batches is not None and (not self._kwargs or self._kwargs.get("reduction", "mean") == "mean"):
+            run = session.run
+            place.batches.add(self._input.shape[0], run.num_backwards, run.num_steps)  # type: ignore[union-attr]
+
+    def _counter(self, session: Session, place: Place) -> BatchSizes | None:
+        site, input, batches = place.site, self._input, session.run.batches
         if site is None or input is None or self._dims < 2 or is_functorch_wrapped_tensor(input):
-            return
-        if not place.is_mean or self._kwargs.get("reduction", "mean") != "mean":
-            return
-        rows = input.shape[0]
-        batches = run.batches.get(site)
-        if batches is None:
-            batches = run.batches[site] = BatchSizes(site, rows)
-        batches.add(rows, run.num_backwards, run.num_steps)
+            return None
+        if bound(self._original, self._args, self._kwargs).get("reduction", "mean") != "mean":
+            return None
+        return batches.setdefault(site, BatchSizes(site, input.shape[0]))
 
     def _calls(
         self, due: list[bool], loss: Tensor | None, error: BaseException | None

@@ -13,6 +13,7 @@ import torch
 from torch.nn import Module
 
 from xent.inspection.checks._rule import Rule, Watcher
+from xent.inspection.examination._batch_sizes import BatchSizes
 from xent.inspection.examination._call_site import CallSite, key_of, site_of
 from xent.inspection.examination._events import (
     BackwardCall,
@@ -47,14 +48,16 @@ class Place:
 
     Attributes:
         dims: of the last input of a loss, −1 before.
-        is_mean: whether the loss of its first call was a mean.
+        was_asked: whether it was asked what to count.
+        batches: the counter of its rows, if its losses are means of rows to train on.
         surprises: calls that were looked at out of turn.
     """
 
     site: CallSite | None
     number: int = 0
     dims: int = -1
-    is_mean: bool = False
+    was_asked: bool = False
+    batches: BatchSizes | None = None
     surprises: int = 0
 
     def is_surprising(self, dims: int, *, is_nan: bool) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_foreach_norm, _foreach_sub = torch._foreach_norm, torch._foreach_sub  # pyright: ignore[reportPrivateImportUsage]
 _UNITS_FIRST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # weight (units, …)
 
 
@@ -34,7 +35,7 @@ def layers_of(models: Iterable[tuple[str, nn.Module]], others: Iterable[tuple[st
     found, seen = [], set()
     for prefix, model in models:
         for name, module in model.named_modules():
-            own = [each for each in module.parameters(recurse=False) if id(each) not in seen]
+            own: list[Tensor] = [each for each in module.parameters(recurse=False) if id(each) not in seen]
             if own:
                 seen.update(map(id, own))
                 layer = Layer(".".join(part for part in (prefix, name) if part) or type(model).__name__, own)
@@ -65,7 +66,9 @@ class LayerNorms:
 
     def after(self) -> list[dict[str, Any]]:
         """The layers as the records have them."""
-        moves = torch._foreach_sub([each.detach() for each in self._parameters], self._before)
+        if not self._parameters:
+            return []
+        moves = _foreach_sub([each.detach() for each in self._parameters], self._before)
         self._before.clear()
         update = self._by_layer(_norms(list(moves)))
         gradient, weight = self._by_layer(self._gradient), self._by_layer(self._weight)
@@ -92,7 +95,7 @@ def _norms(tensors: list[Any]) -> list[float]:
     if not real:
         return []
     if len({(each.device, each.dtype) for each in real}) == 1 and real[0].dtype in (torch.float32, torch.float64):
-        return torch.stack(torch._foreach_norm(real)).tolist()
+        return torch.stack(_foreach_norm(real)).tolist()
     return [float(torch.linalg.vector_norm(each, dtype=torch.float64)) for each in real]
 
 

@@ -43,6 +43,8 @@ class LossNumbers:
 def numbers_of(call: LossCall) -> LossNumbers | None:
     """The numbers; None where the loss is not such a sum, or can't be read here."""
     try:
+        if not isinstance(call.target, Tensor):  # a SparseTarget
+            return None
         target = _shifted(call, call.values_of(call.target))
         loss = call.values_of(call.output) if call.output is not None else None
     except NotChecked:
@@ -71,7 +73,8 @@ def _of_indices(call: LossCall, loss: Tensor, target: Tensor) -> LossNumbers:
         found.count = float(weight.detach().double()[counted.long()].sum())
     row_weight = call.option("row_weight")
     if isinstance(row_weight, Tensor):
-        rows = row_weight.detach().double().expand(target.shape).reshape(-1)[flat != call.ignore_index]
+        whole = row_weight.detach().double().expand(call.target.shape)
+        rows = _shifted(call, whole).reshape(-1)[flat != call.ignore_index]
         found.count = float((rows * (1.0 if weight is None else weight.detach().double()[counted.long()])).sum())
     found.label_counts = torch.bincount(counted.long(), minlength=call.num_classes)
     found.smoothing = float(call.option("label_smoothing", 0.0) or 0.0)
@@ -126,7 +129,9 @@ def _correct(call: LossCall, target: Tensor) -> int | None:
     predicted = scores.argmax(call.class_dim)
     shift = call.option("shift", 0)
     predicted = predicted[..., :-shift] if shift else predicted
-    return int((predicted == target).sum()) if predicted.shape == target.shape else None
+    if predicted.shape != target.shape:
+        return None
+    return int(((predicted == target) & (target != call.ignore_index)).sum())
 
 
 @dataclass

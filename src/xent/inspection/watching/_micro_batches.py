@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,11 @@ class MicroBatches:
         self._open = []
 
     @property
+    def is_empty(self) -> bool:
+        """Whether there was neither a loss nor a backward pass."""
+        return not self._all and not self._roots
+
+    @property
     def rows(self) -> int:
         """Rows that count, of all losses."""
         return sum(each.rows for each in self._all)
@@ -69,4 +75,7 @@ def _summed(some: list[LossNumbers]) -> dict[str, float | None]:
 
 def _value(roots: Any) -> float:
     several = [roots] if isinstance(roots, Tensor) else list(roots)
-    return sum(float(each.detach()) for each in several if isinstance(each, Tensor) and each.numel() == 1)
+    try:
+        return sum(float(each.detach()) for each in several if isinstance(each, Tensor) and each.numel() == 1)
+    except (RuntimeError, TypeError, ValueError):  # a subclass whose value can't be read here
+        return math.nan

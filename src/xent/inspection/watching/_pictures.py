@@ -24,8 +24,8 @@ def picture_of(inputs: Tensor | None, row: int, target_shape: tuple[int, ...]) -
         return None
     if max(grey.shape) > _LARGEST_SIDE:
         shrink = _LARGEST_SIDE / max(grey.shape)
-        size = tuple(max(1, round(side * shrink)) for side in grey.shape)
-        grey = F.adaptive_avg_pool2d(grey.unsqueeze(0), size)[0]
+        height, width = (max(1, round(side * shrink)) for side in grey.shape)
+        grey = F.adaptive_avg_pool2d(grey.unsqueeze(0), (height, width))[0]
     least, largest = grey.aminmax()
     # Pictures scaled to [0, 1] keep their black and white; normalised ones are stretched over what they hold.
     low, high = (0.0, max(1.0, float(largest))) if float(least) >= 0 else (float(least), float(largest))

@@ -17,6 +17,7 @@ from xent.inspection.examination import _sessions
 from xent.inspection.examination._events import LossCall
 from xent.inspection.watching import _listening
 from xent.inspection.watching._clock import Clock
+from xent.inspection.watching._closures import after_closure
 from xent.inspection.watching._first_steps import LAST_STEP, FirstSteps
 from xent.inspection.watching._layer_norms import LayerNorms
 from xent.inspection.watching._loss_numbers import Ruler
@@ -77,7 +78,7 @@ class Recording:
         self._inputs: Tensor | None = None
         self._norms: LayerNorms | None = None
         self._ledger: SampledLedger | None = None
-        self._forward_depth, self._forwards, self._saw_loss = 0, 0, False
+        self._forward_depth, self._forwards, self._saw_loss, self._evaluated = 0, 0, False, False
 
     # beginning and ending
 
@@ -194,7 +195,7 @@ class Recording:
         self._clock.until(began, "other")
         self._clock.until(ended, "loss")
         self._forward_depth = 0  # a forward that raised left it open
-        if self._inside and self._saw_loss:  # a closure's further evaluations are of the same rows
+        if self._evaluated:  # a closure's further evaluations are of the same rows
             return
         self._saw_loss = True
         with _sessions.quiet():
@@ -208,7 +209,7 @@ class Recording:
     def backward_begins(self, roots: Any, began: float) -> None:
         """A backward pass is about to run."""
         self._clock.until(began, "other")
-        if not (self._inside and self._batches.closed):
+        if not self._evaluated:
             with _sessions.quiet():
                 self._batches.close(roots)
         self._clock.rest("plain")
@@ -217,7 +218,7 @@ class Recording:
     def backward_ended(self, began: float, ended: float) -> None:
         """It ran."""
         self._clock.until(ended, "backward")
-        self._forwards = 0
+        self._forwards, self._evaluated = 0, self._inside > 0
 
     @_without_harm
     def was_elsewhere(self, began: float, ended: float) -> None:
@@ -228,6 +229,7 @@ class Recording:
     @_without_harm
     def step_skipped(self) -> None:
         """A GradScaler left a step out: what came before it is no part of the next one."""
+        self._rest()
         self._prepare()
 
     @_without_harm
@@ -236,13 +238,18 @@ class Recording:
         if self._inside > 1 or not self._due:
             return None
         self._clock.until(time.perf_counter(), "other")
+        given = None if self._ledger is None else self._ledger.step_begins(optimizer, args, kwargs)
+        self._clock.rest("ledger")
         if "layers" in self._due:
+            given = after_closure(given or (args, kwargs), lambda: self._take_norms(optimizer)) or given
+        return given
+
+    @_without_harm
+    def _take_norms(self, optimizer: Optimizer) -> None:
+        if self._norms is None and self._due:
             with _sessions.quiet():
                 self._norms = self.subjects.norms_of(optimizer)
         self._clock.rest("layers")
-        given = None if self._ledger is None else self._ledger.step_begins(optimizer, args, kwargs)
-        self._clock.rest("ledger")
-        return given
 
     @_without_harm
     def _step_ended(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -267,9 +274,10 @@ class Recording:
 
     def _record(self, optimizer: Optimizer) -> None:
         step, clock = self.step, self._clock
-        self.write("step", step=step, **self._batches.to_dict(), ruler=self._ruler.to_dict(),
-                   learning_rates=_learning_rates(optimizer), rows_per_second=self._batches.rows / (clock.total or 1.0),
-                   seconds=dict(clock.seconds))  # fmt: skip
+        if not self._batches.is_empty or len(self.subjects.optimizers) == 1:
+            self.write("step", step=step, **self._batches.to_dict(), ruler=self._ruler.to_dict(),
+                       learning_rates=_learning_rates(optimizer), seconds=dict(clock.seconds),
+                       rows_per_second=self._batches.rows / (clock.total or 1.0), **self._which(optimizer))  # fmt: skip
         self._paid("plain")
         if self._norms is not None:
             self.write("layers", step=step, layers=self._norms.after())
@@ -283,6 +291,10 @@ class Recording:
             self.write("ledger", step=step, ledger=self._ledger.to_dict())
             self._ledger = None
             self._paid("ledger")
+
+    def _which(self, optimizer: Optimizer) -> dict[str, int]:
+        optimizers = self.subjects.optimizers
+        return {"optimizer": [each is optimizer for each in optimizers].index(True)} if len(optimizers) > 1 else {}
 
     def _paid(self, kind: str) -> None:
         """Account for all that a record took since the step began."""

@@ -76,6 +76,7 @@ class RowTable:
         """The records of kinds classes, calibration, worst_rows and tokens, as far as there is something to say."""
         if not len(self.rows):
             return []
+        found: list[dict[str, Any] | None]
         found = [self._classes(names), self._calibration(), self._worst(names, inputs)]
         if names.decode is not None and len(self.target_shape) > 1:
             found.append(self._tokens(names))
@@ -158,7 +159,7 @@ def table_of(call: LossCall) -> RowTable | None:
     Spread evenly where there are many, but for the first text, which is whole.
     """
     try:
-        if call.is_binary or not call.has_class_indices:
+        if call.is_binary or not isinstance(call.target, Tensor) or not call.has_class_indices:
             return None
         shift = call.option("shift", 0)
         target, scores = call.values_of(call.target), call.values_of(call.input)

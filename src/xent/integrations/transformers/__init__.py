@@ -1,4 +1,4 @@
-"""xent in Hugging Face transformers: the Trainer's run written down."""
+"""xent in Hugging Face transformers: losses without logits, and the Trainer's run written down."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _HOME_OF = {
+    "Acceleration": "_accelerate",
+    "DeferredLogits": "_deferred_logits",
     "Watch": "_watch_callback",
+    "accelerate": "_accelerate",
 }
 
-__all__ = ["Watch"]  # a literal, for type checkers
+__all__ = ["Acceleration", "DeferredLogits", "Watch", "accelerate"]  # a literal, for type checkers
 
 if TYPE_CHECKING:
+    from xent.integrations.transformers._accelerate import Acceleration, accelerate
+    from xent.integrations.transformers._deferred_logits import DeferredLogits
     from xent.integrations.transformers._watch_callback import Watch
 
 

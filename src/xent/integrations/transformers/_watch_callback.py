@@ -47,7 +47,7 @@ class Watch(TrainerCallback):
 
     def __del__(self) -> None:
         run = getattr(self, "_run", None)
-        if run is not None:
+        if run is not None:  # nothing is left to be done by then that could raise
             run.end(RuntimeError("the training ended without saying so"))
 
 

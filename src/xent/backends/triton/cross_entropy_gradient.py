@@ -1,0 +1,185 @@
+"""The gradient of cross-entropy with respect to the logits, in one read and one write.
+
+    p      = exp((z − m) − ln s)
+    G_c    = (ĝ p_c − g r t_c − g_H p_c (ln p_c + H)) · dz/dx
+    ĝ      = g r a + 2 g weight ζ (m + ln s) + g_lse            a = Σ_c t_c,   g, g_lse, g_H: upstream
+
+t_c = w_c ((1 − ε) q_c + ε / C). The classes that a sparse target names are set after the blocks, each from its own
+logit, which is read before them: the gradient may be written over the logits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import triton.language as tl
+from torch import Tensor
+
+import triton
+from xent.backends.triton.calls import RowCall, kernel_flags, kernel_numbers, row_call
+from xent.backends.triton.cross_entropy import HARD, SPARSE, Saved, dense_target
+from xent.backends.triton.launches import Launch
+from xent.backends.triton.row_layout import empty_gradient
+from xent.backends.triton.tile_math import narrowed, scaled
+from xent.problem import Rows
+
+
+@triton.jit
+def upstream_at(pointer, row, stride, inside, ACC: tl.constexpr, GIVEN: tl.constexpr):
+    """The upstream gradient of each row, 0 where there is none; a stride of 0 is one number for all rows."""
+    g = tl.full(inside.shape, 0.0, ACC)
+    if GIVEN:
+        g += tl.load(pointer + row * stride, mask=inside, other=0.0).to(ACC)
+    return g
+
+
+@triton.jit
+def gradient_of(
+    z, bend, t, m, log_s, of_p, of_t, of_h, h, scale,
+    HAS_ENTROPY: tl.constexpr, HAS_SCALE: tl.constexpr,
+):  # fmt: skip
+    """G of a tile; the row values are columns beside it, t is 0 or broadcasts with it."""
+    log_p = (z - m) - log_s
+    p = tl.exp(log_p)
+    g = of_p * p - of_t * t
+    if HAS_ENTROPY:
+        g -= of_h * tl.where(p > 0, p * (log_p + h), 0.0)
+    g = g * bend
+    if HAS_SCALE:
+        g = g * scale
+    return g
+
+
+@triton.jit
+def _gradient_kernel(
+    logits, target, probabilities, class_weight, row_weight,
+    largest, logsum, mass, entropy, g_loss, g_lse, g_entropy, gradient,
+    classes, num_inner, blocks, entries,
+    logits_outer, logits_inner, logits_class, target_outer, target_inner, target_class,
+    gradient_outer, gradient_inner, gradient_class, g_loss_stride, g_lse_stride, g_entropy_stride,
+    ignore_index, keep: tl.float64, share: tl.float64, zeta: tl.float64, cap: tl.float64, scale: tl.float64,
+    ACC: tl.constexpr, TARGET: tl.constexpr, SMOOTHED: tl.constexpr, KEEP: tl.constexpr,
+    HAS_CLASS_WEIGHT: tl.constexpr, HAS_ROW_WEIGHT: tl.constexpr, HAS_Z: tl.constexpr,
+    HAS_CAP: tl.constexpr, HAS_SCALE: tl.constexpr,
+    HAS_LOSS: tl.constexpr, HAS_LSE: tl.constexpr, HAS_ENTROPY: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, ENTRIES: tl.constexpr,
+):  # fmt: skip
+    keep, share, zeta = tl.full((), keep, ACC), tl.full((), share, ACC), tl.full((), zeta, ACC)
+    cap, scale = tl.full((), cap, ACC), tl.full((), scale, ACC)
+    program = tl.program_id(0)
+    outer = (program // blocks).to(tl.int64)
+    inner = (program % blocks) * ROWS + tl.arange(0, ROWS)
+    inside = inner < num_inner
+    row = outer * num_inner + inner
+    wide = inner.to(tl.int64)
+    x_row = (logits + outer * logits_outer + wide * logits_inner)[:, None]
+    g_row = (gradient + outer * gradient_outer + wide * gradient_inner)[:, None]
+    soft_row = (target + outer * target_outer + wide * target_inner)[:, None]
+    counted = inside
+    w = tl.full((ROWS,), 1.0, ACC)
+    if TARGET == HARD:
+        y = tl.load(target + row, mask=inside, other=ignore_index)
+        counted = inside & (y != ignore_index)
+        valid = counted & (y >= 0) & (y < classes)
+        if HAS_CLASS_WEIGHT:
+            w = tl.load(class_weight + tl.where(valid, y, 0), mask=valid, other=0.0).to(ACC)
+        t_y = (keep * w)[:, None]
+    if TARGET == SPARSE:
+        entry = tl.arange(0, ENTRIES)
+        at = row[:, None] * entries + entry[None, :]
+        named = inside[:, None] & (entry < entries)[None, :]
+        index = tl.load(target + at, mask=named, other=ignore_index)
+        named = named & (index != ignore_index)
+        counted = tl.max(named.to(tl.int32), 1) > 0
+        found = named & (index >= 0) & (index < classes)
+        safe = tl.where(found, index, 0)
+        x_j = tl.load(x_row + safe * logits_class, mask=found, other=0.0).to(ACC)
+    m = tl.load(largest + row, mask=inside, other=0.0)
+    log_s = tl.load(logsum + row, mask=inside, other=0.0)
+    a = tl.load(mass + row, mask=inside, other=0.0)
+    g = upstream_at(g_loss, row, g_loss_stride, inside, ACC, HAS_LOSS)
+    of_h = upstream_at(g_entropy, row, g_entropy_stride, inside, ACC, HAS_ENTROPY)
+    h = upstream_at(entropy, row, 1, inside, ACC, HAS_ENTROPY)
+    if HAS_ROW_WEIGHT:
+        g = g * tl.load(row_weight + row, mask=inside, other=0.0).to(ACC)
+    of_p = g * a + upstream_at(g_lse, row, g_lse_stride, inside, ACC, HAS_LSE)
+    if HAS_Z:
+        of_p += 2.0 * g * w * zeta * (m + log_s)
+    m, log_s, of_p, of_t, of_h, h = m[:, None], log_s[:, None], of_p[:, None], g[:, None], of_h[:, None], h[:, None]
+    for start in range(0, classes, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        within = inside[:, None] & (column < classes)[None, :]
+        mask = within & counted[:, None]
+        offset = column.to(tl.int64)[None, :]
+        x = tl.load(x_row + offset * logits_class, mask=mask, other=0.0).to(ACC)
+        z, bend = scaled(x, scale, cap, HAS_SCALE, HAS_CAP)
+        _, t = dense_target(
+            soft_row, class_weight, column, mask, classes, target_class, keep, share,
+            ACC, TARGET, SMOOTHED, HAS_CLASS_WEIGHT,
+        )  # fmt: skip
+        if TARGET == HARD:
+            t += tl.where(column[None, :] == y[:, None], t_y, 0.0)
+        made = gradient_of(z, bend, t, m, log_s, of_p, of_t, of_h, h, scale, HAS_ENTROPY, HAS_SCALE)
+        made = narrowed(tl.where(mask, made, 0.0), gradient.dtype.element_ty)
+        tl.store(g_row + offset * gradient_class, made, mask=within)
+    if TARGET == SPARSE:
+        # The mass of an entry's class is that of all entries of that class, added up in their order.
+        total = tl.full((ROWS, ENTRIES), 0.0, ACC)
+        for other in range(0, entries):
+            there = tl.load(target + row * entries + other, mask=inside, other=ignore_index)
+            q = tl.load(probabilities + row * entries + other, mask=inside & (there != ignore_index), other=0.0).to(ACC)
+            total += tl.where(index == there[:, None], keep * q[:, None], 0.0)
+        if SMOOTHED:
+            total += share
+        if HAS_CLASS_WEIGHT:
+            total = total * tl.load(class_weight + safe, mask=found, other=0.0).to(ACC)
+        z_j, bend_j = scaled(x_j, scale, cap, HAS_SCALE, HAS_CAP)
+        made_j = gradient_of(z_j, bend_j, total, m, log_s, of_p, of_t, of_h, h, scale, HAS_ENTROPY, HAS_SCALE)
+        tl.debug_barrier()  # after the blocks' own writes to the same places, by other threads
+        tl.store(g_row + safe * gradient_class, narrowed(made_j, gradient.dtype.element_ty), mask=found)
+
+
+@dataclass(frozen=True, eq=False)
+class Upstream:
+    """Gradients of the differentiable values of the rows, each (N,), of any stride, or None for 0."""
+
+    loss: Tensor | None
+    lse: Tensor | None = None
+    entropy: Tensor | None = None
+
+
+def gradient(problem: Rows, saved: Saved, upstream: Upstream) -> Tensor:
+    """dL/dlogits (*rows, C)."""
+    buffer = empty_gradient(problem.logits)
+    write_gradient(problem, saved, upstream, buffer)
+    return buffer
+
+
+def write_gradient(problem: Rows, saved: Saved, upstream: Upstream, buffer: Tensor) -> None:
+    """The same into a buffer of the caller's, which may be the logits."""
+    in_place = buffer.data_ptr() == problem.logits.data_ptr()
+    call = row_call("cross_entropy_gradient", problem, buffer)
+    call.run(lambda launch: _launch(call, saved, upstream, buffer, launch), repeatable=not in_place)
+
+
+def _launch(call: RowCall, saved: Saved, upstream: Upstream, buffer: Tensor, launch: Launch) -> None:
+    given = (upstream.loss, upstream.lse, upstream.entropy)
+    _gradient_kernel[call.grid(launch)](
+        *call.tensors,
+        saved.largest,
+        saved.logsum,
+        saved.mass,
+        saved.entropy,
+        *given,
+        buffer,
+        *call.sizes(launch),
+        *call.layout.strides[-1],
+        *(0 if g is None else g.stride(0) for g in given),
+        call.problem.terms.ignore_index,
+        **kernel_numbers(call.problem),
+        **kernel_flags(call.problem),
+        HAS_LOSS=upstream.loss is not None,
+        HAS_LSE=upstream.lse is not None,
+        HAS_ENTROPY=upstream.entropy is not None,
+        **call.shape(launch),
+    )

@@ -1,0 +1,53 @@
+"""How a linear + cross-entropy is cut: so many rows at a time as their logits fit the memory bound.
+
+    memory beside inputs and gradients = rows · C · K · item      (and six numbers for each row)
+
+Three products of rows × classes × features; a chunk of fewer than `_FEWEST` rows would read the linear weight more often
+than it computes, and the recompute kernels, which hold no logits at all, take its place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xent.errors import BackendError
+from xent.head import HeadRows
+
+_DEFAULT = 512 << 20
+_FEWEST = 32
+_STEP = 128  # rows of a tile of cuBLAS: a chunk is a multiple of it where it can
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rows at a time; 0 where no logits are held."""
+
+    rows: int
+    memory: int
+
+    def __str__(self) -> str:
+        size = f"{self.memory / 2**20:.1f} MiB beside inputs and gradients"
+        return f"{self.rows} rows at a time, {size}" if self.rows else f"no logits held, {size}"
+
+
+def plan_of(problem: HeadRows) -> Plan:
+    """The plan of a problem: one for values and for gradients, so that they see the same logits."""
+    count = problem.hidden.shape[:-1].numel()
+    width, item = problem.weight.shape[0], problem.hidden.element_size()
+    return plan(count, width, item, problem.max_memory, recomputable=not problem.extra_shape)
+
+
+def plan(count: int, width: int, item: int, max_memory: int | None, *, recomputable: bool) -> Plan:
+    """The plan for so many rows of so many logits of so many bytes."""
+    bound = _DEFAULT if max_memory is None else max_memory
+    fit = bound // max(width * item, 1)
+    rows = min(count, fit if fit < _STEP else fit // _STEP * _STEP)
+    if rows >= min(count, _FEWEST):
+        return Plan(max(rows, 1), rows * width * item)
+    if recomputable:
+        return Plan(0, 0)
+    raise BackendError(
+        f"max_memory={bound} bytes",
+        f"{_FEWEST} rows of K-dimensional logits take {_FEWEST * width * item} bytes, and need to be held",
+        "raise max_memory",
+    )
