@@ -13,8 +13,7 @@ from typing import Any
 from xent.report._files import write_whole
 from xent.report._numbers import number
 from xent.report._optional import needed
-from xent.report._page import _hash as hash_of
-from xent.report._page import seen
+from xent.report._page import seen, source_hash
 from xent.scoring.score import Scored
 
 BOUNDS = (0.5, 1, 2, 3, 4, 6, 8, 11, 15)  # bits, where a colour ends
@@ -54,7 +53,7 @@ def write_heat_map(path: Path, title: str, scored: Scored, summary: list[str]) -
     html = template.render(
         title=title,
         style=style,
-        policy=f"default-src 'none'; style-src '{hash_of(style)}'; img-src data:; base-uri 'none'; form-action 'none'",
+        policy=f"default-src 'none'; style-src '{source_hash(style)}'; img-src data:; base-uri 'none'; form-action 'none'",
         summary=[(line[:10].strip(), line[11:]) for line in summary],
         blocks=_blocks(rows),
         worst=_worst(rows),
