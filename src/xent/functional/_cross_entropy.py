@@ -111,12 +111,13 @@ def cross_entropy(
         NaN (0·∞), as in torch.
 
     Cost:
-        On the native backend one read of the logits forward, one read and one write backward, and no memory but the
-        gradient; on the reference backend several times the logits.
+        On the native and Triton backends one read of the logits forward, one read and one write backward, and no memory
+        but the gradient; on the reference backend several times the logits.
 
     Raises:
         ShapeError, DtypeError, DeviceError, OptionError: tensors or options that do not fit, before any work.
-        TargetRangeError: class indices out of range; on CPU, outside `torch.compile` and `vmap`.
+        TargetRangeError: class indices out of range; on CPU, outside `torch.compile` and `vmap`, and on a GPU with
+            `xent.check_targets`, without which Triton makes their rows NaN.
 
     Source:
         Goodfellow, Bengio, Courville, *Deep Learning*, section 6.2.2; label smoothing: https://arxiv.org/abs/1512.00567.

@@ -46,7 +46,8 @@ def _sigmoid(x):
 @triton.jit
 def _elements_kernel(
     input, target, weight, positives, upstream, output, count,
-    HAS_WEIGHT: tl.constexpr, HAS_POSITIVES: tl.constexpr, BACKWARD: tl.constexpr, TERMS: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr, HAS_POSITIVES: tl.constexpr, BACKWARD: tl.constexpr,
+    TERMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = at < count

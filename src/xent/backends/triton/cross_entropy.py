@@ -67,7 +67,9 @@ def _forward_kernel(
     inside = inner < num_inner
     row = outer * num_inner + inner
     x_row = (logits + outer * logits_outer + inner.to(tl.int64) * logits_inner)[:, None]
-    soft_row = (target + outer * target_outer + inner.to(tl.int64) * target_inner)[:, None]
+    soft_row = x_row
+    if TARGET == SOFT:
+        soft_row = (target + outer * target_outer + inner.to(tl.int64) * target_inner)[:, None]
     counted, bad = inside, inside & False
     if TARGET == HARD:
         y = tl.load(target + row, mask=inside, other=ignore_index)
