@@ -15,6 +15,7 @@ from xent.problem import Rows, rows_of
 from xent.reduction import reduce_rows
 from xent.row_stats import RowStats
 from xent.sparse_target import SparseTarget
+from xent.target_checks import switch as _checks
 from xent.terms import LossOptions, LossTerms
 
 # What F.cross_entropy calls, and `accelerate` does not replace.
@@ -153,6 +154,7 @@ def cross_entropy(
         and input.dtype in _FULL
         and input.numel() <= TINY
         and (not open_blocks or _request.name == "auto")
+        and not (_checks.on and input.is_cuda)
     ):
         try:
             return _torch_kernel(input, target, None, _TORCH_NUMBER_OF[reduction], ignore_index, 0.0)
