@@ -90,7 +90,7 @@ class _Finished(Watcher):
                 yield found
                 continue
             self._waiting[call.site] = replace(found, site=call.site)
-            call.output.grad_fn.metadata[_MARK] = call.site
+            call.output.grad_fn.metadata[_MARK] = call.site  # pyright: ignore[reportIndexIssue]  (a property)
 
     def at_backward(self, backward: BackwardCall) -> Iterator[Found]:
         if not backward.sampled or not self._waiting:
