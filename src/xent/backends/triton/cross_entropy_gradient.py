@@ -8,6 +8,10 @@ t_c = w_c ((1 − ε) q_c + ε / C). The classes that a sparse target names are 
 logit, which is read before them: the gradient may be written over the logits.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportInvalidTypeForm=false, reportIndexIssue=false
+# pyright: reportOperatorIssue=false, reportPossiblyUnboundVariable=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
+# The language inside a kernel has types of its own, and a launch takes its options beside the kernel's arguments.
+
 from __future__ import annotations
 
 from dataclasses import dataclass

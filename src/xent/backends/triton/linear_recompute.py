@@ -13,6 +13,10 @@ gradient of row n. What is left out is at most
     |Δ d hidden_nd| ≤ τ |g_n| Σ_c |W_cd|            |Δ d weight_cd| ≤ τ Σ_n |g_n| |hidden_nd|
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportInvalidTypeForm=false, reportIndexIssue=false
+# pyright: reportOperatorIssue=false, reportPossiblyUnboundVariable=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
+# The language inside a kernel has types of its own, and a launch takes its options beside the kernel's arguments.
+
 from __future__ import annotations
 
 import torch

@@ -125,9 +125,11 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     @outside_autocast
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        g_loss, g_weight, g_lse, g_entropy, _ = gradients
         if all(g is None for g in gradients):
             return (None,) * 8
+        g_loss, g_weight, g_lse, g_entropy, _ = gradients
+        if not ctx.with_stats:  # a graph hands in zeros of their shape, which is empty
+            g_lse = g_entropy = None
         saved = ctx.saved_tensors
         problem = _with_tensors(ctx.problem, saved[:6])
         if not torch.compiler.is_compiling() and not kernels_may_run(*gradients):
