@@ -92,7 +92,8 @@ class TextRows:
 
     def text(self, row: int, most_characters: int) -> str:
         """The words of a row, which are all that is kept of its text, with a space between them."""
-        text = " ".join(self.texts.words[word] for word in self.words(torch.tensor([row])).tolist())
+        words = " ".join(self.texts.words[word] for word in self.words(torch.tensor([row])).tolist())
+        text = "".join(character if character.isprintable() else "\ufffd" for character in words)
         return text if len(text) <= most_characters else text[: most_characters - 1] + "…"
 
     def unknown(self) -> tuple[int, int]:

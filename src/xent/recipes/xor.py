@@ -149,8 +149,8 @@ def _evaluate(learner: XorLearner, points: Points) -> dict[str, float]:
 
 @torch.no_grad()
 def two_class_logits(learner: XorLearner, points: Points) -> Tensor:
-    """(N, 2), 0 and what the loss takes for a logit: their cross-entropy is the loss."""
-    logits = loss_input(learner.model(points.features).squeeze(1), learner.config)
+    """(N, 2), 0 and the model's logit: their cross-entropy is the surprisal of what the model says."""
+    logits = learner.model(points.features).squeeze(1)
     return torch.stack([torch.zeros_like(logits), logits], 1)
 
 

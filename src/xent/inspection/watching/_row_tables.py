@@ -72,9 +72,7 @@ class RowTable:
         self.confidence, self.prediction = top.values.exp(), top.indices
         self.correct = self.prediction == self.target
 
-    def records(
-        self, names: Names, inputs: Tensor | None, texts: Sequence[str] | None = None
-    ) -> list[dict[str, Any]]:
+    def records(self, names: Names, inputs: Tensor | None, texts: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """The records of kinds classes, calibration, worst_rows and tokens, as far as there is something to say."""
         if not len(self.rows):
             return []
