@@ -203,10 +203,10 @@ def _reading(processes: int) -> Iterator[Reading]:
     columns = (TextColumn("reading"), BarColumn(), TextColumn("{task.fields[rows]:,} texts"), TimeRemainingColumn())
     console = Console(stderr=True)
     bar = Progress(*columns, console=console, transient=True, disable=not console.file.isatty())
-    task = bar.add_task("reading", total=1.0, rows=0, start=True)
+    task = bar.add_task("reading", total=None, rows=0)  # moves to and fro while a pipeline loads
     with bar:
         yield Reading(
             processes=processes,
-            show=lambda rows, share: bar.update(task, completed=share, rows=rows),
+            show=lambda rows, share: bar.update(task, total=1.0, completed=share, rows=rows),
             around=interrupts_let_through,
         )
