@@ -203,7 +203,7 @@ def _reading(processes: int) -> Iterator[Reading]:
     columns = (TextColumn("reading"), BarColumn(), TextColumn("{task.fields[rows]:,} texts"), TimeRemainingColumn())
     console = Console(stderr=True)
     bar = Progress(*columns, console=console, transient=True, disable=not console.file.isatty())
-    task = bar.add_task("reading", total=None, rows=0)  # moves to and fro while a pipeline loads
+    task = bar.add_task("reading", total=None, rows=0)  # a pipeline that loads has no share
     with bar:
         yield Reading(
             processes=processes,
