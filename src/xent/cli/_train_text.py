@@ -18,6 +18,7 @@ from xent.recipes.text_config import DEFAULT_FEATURES, DEFAULT_MIN_COUNT, Poolin
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from xent.inspection.watching._watch import Watching
     from xent.recipes._display import Display, Metrics
     from xent.recipes._encoded_texts import Reading
     from xent.recipes._run_directory import RunDirectory
@@ -31,8 +32,9 @@ EPILOG = (
     "  xent train text --data balita.jsonl --vectors tl_calamancy_md --stop-words stopwords-tl.txt\n\n"
     "  xent train text --resume runs/text-1 --epochs 20"
 )
-_ABOUT_THE_COMMAND = ("processes", "out", "resume", "as_json")
+_ABOUT_THE_COMMAND = ("processes", "out", "resume", "as_json", "watch")
 _DEFAULT = TextConfig()
+_SHOWN_CHARACTERS = 300  # of a text, in the records
 
 
 def _count(about: str) -> Any:
@@ -86,6 +88,7 @@ def text(
         Path | None, typer.Option(metavar="DIR", help="The new run's directory. [dim]default: runs/text-N[/dim]")
     ] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
+    watch: Annotated[bool, typer.Option(help="Write records.jsonl and, at the end, report.html.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, progress to stderr.")] = False,
 ) -> int:
     """Train a classifier of texts: words, vectors, LSTM, loss.
@@ -96,7 +99,7 @@ def text(
     """
     check_count("processes", processes, 1024)
     typed = typed_options(context, _ABOUT_THE_COMMAND)
-    return TextCommand(processes).run(typed, Place(out, resume, as_json))
+    return TextCommand(processes).run(typed, Place(out, resume, as_json, watch))
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,14 @@ class TextCommand(TrainingCommand):
 
         text.train(learner, run, display)
 
+    def look(self, learner: TextLearner, watching: Watching) -> None:
+        """The validation rows, with the words of the worst."""
+        from xent.recipes import text
+
+        rows, logits = text.validation_logits(learner)
+        texts = [learner.data.text(row, _SHOWN_CHARACTERS) for row in rows.tolist()]
+        watching.rows("validation", logits, learner.data.labels(rows), texts=texts)
+
 
 def _about_rows(learner: TextLearner) -> list[str]:
     data, counts = learner.data, learner.data.texts.counts
@@ -192,10 +203,10 @@ def _reading(processes: int) -> Iterator[Reading]:
     columns = (TextColumn("reading"), BarColumn(), TextColumn("{task.fields[rows]:,} texts"), TimeRemainingColumn())
     console = Console(stderr=True)
     bar = Progress(*columns, console=console, transient=True, disable=not console.file.isatty())
-    task = bar.add_task("reading", total=1.0, rows=0, start=True)
+    task = bar.add_task("reading", total=None, rows=0)  # a pipeline that loads has no share
     with bar:
         yield Reading(
             processes=processes,
-            show=lambda rows, share: bar.update(task, completed=share, rows=rows),
+            show=lambda rows, share: bar.update(task, total=1.0, completed=share, rows=rows),
             around=interrupts_let_through,
         )

@@ -15,6 +15,7 @@ from xent.recipes.xor_config import XorConfig
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from xent.inspection.watching._watch import Watching
     from xent.recipes._display import Display, Metrics
     from xent.recipes._run_directory import RunDirectory
     from xent.recipes._runs import Recipe
@@ -26,7 +27,7 @@ EPILOG = (
     "  xent train xor --sigmoid-before-loss\n\n"
     "  xent train xor --hidden 2 --seed 3 --epochs 40"
 )
-_ABOUT_THE_COMMAND = ("out", "resume", "as_json")
+_ABOUT_THE_COMMAND = ("out", "resume", "as_json", "watch")
 _DEFAULT = XorConfig()
 
 
@@ -44,6 +45,7 @@ def xor(
         Path | None, typer.Option(metavar="DIR", help="The new run's directory. [dim]default: runs/xor-N[/dim]")
     ] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
+    watch: Annotated[bool, typer.Option(help="Write records.jsonl and, at the end, report.html.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, progress to stderr.")] = False,
 ) -> int:
     """Train a perceptron to compute XOR, from logits.
@@ -51,7 +53,7 @@ def xor(
     With --sigmoid-before-loss a sigmoid comes before a loss that applies one itself: the loss cannot fall below 0.5032,
     and a certain mistake has almost no gradient. The numbers of both ways are shown side by side.
     """
-    return XorCommand().run(typed_options(context, _ABOUT_THE_COMMAND), Place(out, resume, as_json))
+    return XorCommand().run(typed_options(context, _ABOUT_THE_COMMAND), Place(out, resume, as_json, watch))
 
 
 class XorCommand(TrainingCommand):
@@ -95,6 +97,14 @@ class XorCommand(TrainingCommand):
 
         xor.train(learner, run, display)
         self.metrics = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+
+    def look(self, learner: XorLearner, watching: Watching) -> None:
+        """The validation points."""
+        from xent.recipes import xor
+
+        points = learner.data.validation
+        texts = [f"({x1:.2f}, {x2:.2f})" for x1, x2 in points.features.tolist()]
+        watching.rows("validation", xor.two_class_logits(learner, points), points.targets, texts=texts)
 
     def show(self, learner: XorLearner, console: Console) -> dict[str, Any]:
         """The truth table; after the mistake, both ways side by side and what the doctor says."""

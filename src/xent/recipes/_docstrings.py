@@ -8,6 +8,8 @@ import platform
 import sysconfig
 from collections import Counter
 from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from xent.errors import DataError
@@ -47,14 +49,16 @@ class Docstrings:
         Raises:
             DataError: the library's source is not there.
         """
-        documented = list(self._docstrings())
-        counts = Counter(package for package, _ in documented)
-        kept = [(package, text) for package, text in documented if counts[package] >= _LEAST]
-        if not kept:
+        number = 0
+        for package, documented in groupby(self._docstrings(), itemgetter(0)):
+            texts = [text for _, text in documented]
+            if len(texts) >= _LEAST:
+                yield from (TextRow(number, text, package) for number, text in enumerate(texts, number + 1))
+                number += len(texts)
+        if not number:
             raise DataError(
                 f"{self.root} holds no source of Python's standard library", "it is the default data", "pass --data"
             )
-        yield from (TextRow(number, text, package) for number, (package, text) in enumerate(kept, 1))
 
     def _files(self) -> list[Path]:
         packages = sorted(path.parent for path in self.root.glob("*/__init__.py"))

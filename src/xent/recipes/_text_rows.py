@@ -90,6 +90,12 @@ class TextRows:
             words_BT = torch.full((len(rows), 1), PADDING)
         return Batch(words_BT, self.lengths(rows), self.labels(rows))
 
+    def text(self, row: int, most_characters: int) -> str:
+        """The words of a row, which are all that is kept of its text, with a space between them."""
+        words = " ".join(self.texts.words[word] for word in self.words(torch.tensor([row])).tolist())
+        text = "".join(character if character.isprintable() else "\ufffd" for character in words)
+        return text if len(text) <= most_characters else text[: most_characters - 1] + "…"
+
     def unknown(self) -> tuple[int, int]:
         """Tokens that the model does not know, and texts that hold none that it knows, though they are not empty."""
         num_tokens = num_texts = 0

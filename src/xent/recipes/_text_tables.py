@@ -14,8 +14,9 @@ import importlib
 import json
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -68,6 +69,7 @@ class TextTable:
         skip_bad: count bad rows in `skipped` and go on; otherwise the first one raises.
         skipped: bad rows of the last reading, by kind.
         first_faults: the first few of them in words.
+        share_read: how far into the file the last reading is, in [0, 1].
     """
 
     path: Path
@@ -76,11 +78,11 @@ class TextTable:
     skip_bad: bool = False
     skipped: Counter[str] = field(default_factory=Counter)
     first_faults: list[str] = field(default_factory=list)
+    share_read: float = 0.0
 
     def __post_init__(self) -> None:
         self.path = Path(self.path)
         self.kind = _kind(self.path)
-        self._read_bytes: Callable[[], int] = lambda: 0
 
     @property
     def name(self) -> str:
@@ -93,11 +95,6 @@ class TextTable:
         with _opened(self.path, raw=True) as file:
             digest = hashlib.file_digest(file, "sha256")  # pyright: ignore[reportArgumentType]
         return digest.hexdigest()
-
-    @property
-    def share_read(self) -> float:
-        """How far into the file a reading is, in [0, 1]; of a Parquet file roughly."""
-        return self._read_bytes() / self.path.stat().st_size
 
     @property
     def columns(self) -> list[str]:
@@ -128,8 +125,8 @@ class TextTable:
             )
 
     def _cells(self) -> Iterator[_Cells]:
+        self.share_read = 0.0
         with _opened(self.path) as file:
-            self._read_bytes = lambda: 0 if file.closed else getattr(file, "fileobj", file).tell()
             try:
                 if self.kind == "json":
                     yield from _json_cells(file, self)
@@ -231,21 +228,34 @@ def _csv_cells(file: BinaryIO, table: TextTable) -> Iterator[_Cells]:
                 include_columns=table.columns, column_types=dict.fromkeys(table.columns, arrow.binary())
             ),
         )
-        yield from _numbered((batch.to_pydict() for batch in reader), ragged, table.columns)
+        yield from _numbered(_told(map(_cells_of, reader), file, table), ragged)
     except arrow.ArrowInvalid as error:
         raise _damaged(table, error) from error
 
 
-def _numbered(batches: Iterator[dict[str, list[Any]]], ragged: dict[int, Fault], names: list[str]) -> Iterator[_Cells]:
+def _cells_of(batch: Any) -> list[Any]:
+    return list(zip(*batch.to_pydict().values(), strict=True))
+
+
+def _told(batches: Iterator[list[Any]], file: BinaryIO, table: TextTable) -> Iterator[Any]:
+    """The rows of batches; each tells the table how far it is, because a batch may be the whole file."""
+    size = table.path.stat().st_size
+    for rows in batches:
+        before, after = table.share_read, getattr(file, "fileobj", file).tell() / size
+        for done, row in enumerate(rows, 1):
+            table.share_read = before + (after - before) * done / len(rows)
+            yield row
+
+
+def _numbered(rows: Iterator[Any], ragged: dict[int, Fault]) -> Iterator[_Cells]:
     """Good and ragged rows in one order: a ragged row is known before the good one after it arrives."""
     number = 2
-    for batch in batches:
-        for cells in zip(*(batch[name] for name in names), strict=True):
-            while number in ragged:
-                yield number, ragged.pop(number)
-                number += 1
-            yield number, list(cells)
+    for cells in rows:
+        while number in ragged:
+            yield number, ragged.pop(number)
             number += 1
+        yield number, list(cells)
+        number += 1
     yield from sorted(ragged.items())
 
 
@@ -276,7 +286,7 @@ def _damaged(table: TextTable, error: Exception) -> DataError:
 def _json_cells(file: BinaryIO, table: TextTable) -> Iterator[_Cells]:
     """Rows of JSON lines, one by one: PyArrow refuses a whole block for one bad line, and does not say which."""
     checked = False
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(_told(([line] for line in file), file, table), 1):
         if not line.strip():
             continue
         cells = _json_row(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
@@ -301,14 +311,22 @@ def _parquet_cells(file: BinaryIO, table: TextTable) -> Iterator[_Cells]:
     try:
         reader = parquet.ParquetFile(file)
         _check_columns(reader.schema_arrow.names, table)
-        number = 1
-        for batch in reader.iter_batches(batch_size=_ROWS, columns=table.columns, use_threads=False):
-            columns = [_values(batch.column(name), arrow) for name in table.columns]
-            for cells in zip(*columns, strict=True):
-                yield number, list(cells)
-                number += 1
+        batches = reader.iter_batches(batch_size=_ROWS, columns=table.columns, use_threads=False)
+        rows = (
+            list(zip(*(_values(batch.column(name), arrow) for name in table.columns), strict=True)) for batch in batches
+        )
+        yield from (
+            (number, list(cells))
+            for number, cells in enumerate(_counted_rows(rows, reader.metadata.num_rows, table), 1)
+        )
     except arrow.ArrowInvalid as error:
         raise _damaged(table, error) from error
+
+
+def _counted_rows(batches: Iterator[list[Any]], num_rows: int, table: TextTable) -> Iterator[Any]:
+    for done, row in enumerate(chain.from_iterable(batches), 1):
+        table.share_read = done / num_rows
+        yield row
 
 
 def _values(column: Any, arrow: Any) -> list[Any]:

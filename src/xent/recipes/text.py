@@ -41,6 +41,7 @@ from xent.recipes.text_config import TextConfig
 VOCABULARY = "vocabulary.json"  # in the run directory
 CLIP = 1.0  # the largest norm of the gradient that a step follows in full
 _ROWS_AT_ONCE = 128  # in an evaluation
+_MOST_ROWS, _MOST_LOGITS = 4096, 1 << 22  # that are held, 16 MiB
 
 
 @dataclass
@@ -59,6 +60,15 @@ class TextLearner(Learner[TextConfig, TextRows, TextClassifier]):
             return None
         counts_C = torch.bincount(self.data.labels(self.data.train), minlength=self.landmarks.num_classes)
         return len(self.data.train) / (len(counts_C) * counts_C.clamp(min=1).float())
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of the training rows."""
+        return -(-len(self.data.train) // self.config.batch_size)
+
+    def names(self) -> dict[str, Any]:
+        """The labels."""
+        return {"class_names": self.data.texts.label_names}
 
     def files(self) -> dict[str, bytes]:
         """What the numbers of words and classes stand for."""
@@ -124,6 +134,17 @@ def evaluate(learner: TextLearner, rows: Tensor) -> dict[str, float]:
     if weights_C is not None:
         metrics["weighted_loss"] = weighted / weight
     return metrics
+
+
+@torch.no_grad()
+def validation_logits(learner: TextLearner) -> tuple[Tensor, Tensor]:
+    """The validation rows (N,), of many some spread evenly, and their logits (N, C)."""
+    rows = learner.data.validation
+    most = max(1, min(_MOST_ROWS, _MOST_LOGITS // learner.landmarks.num_classes))
+    if len(rows) > most:
+        rows = rows[torch.arange(most) * len(rows) // most]
+    with torch_threads(learner.config.threads or 1):
+        return rows, torch.cat([learner.model(learner.data.batch(chosen)) for chosen in rows.split(_ROWS_AT_ONCE)])
 
 
 def macro_f1(confusion_CC: Tensor) -> float:

@@ -83,6 +83,15 @@ class XorLearner(Learner[XorConfig, XorData, nn.Sequential]):
     """A perceptron on XOR; the generator has drawn the first weights."""
 
     @property
+    def steps_per_epoch(self) -> int:
+        """As many as were asked for."""
+        return self.config.steps
+
+    def names(self) -> dict[str, Any]:
+        """What XOR says."""
+        return {"class_names": ["0", "1"]}
+
+    @property
     def landmarks(self) -> XorLandmarks:
         """What its losses are read against."""
         return XorLandmarks(2, math.log(2), math.log(2), FLOOR if self.config.sigmoid_before_loss else 0.0)
@@ -136,6 +145,13 @@ def _evaluate(learner: XorLearner, points: Points) -> dict[str, float]:
         "surprisal": surprisal_N.mean().item(),
         "least_p": surprisal_N.max().neg().exp().item(),
     }
+
+
+@torch.no_grad()
+def two_class_logits(learner: XorLearner, points: Points) -> Tensor:
+    """(N, 2), 0 and the model's logit: their cross-entropy is the surprisal of what the model says."""
+    logits = learner.model(points.features).squeeze(1)
+    return torch.stack([torch.zeros_like(logits), logits], 1)
 
 
 def compare(learner: XorLearner, metrics: Sequence[dict[str, Any]]) -> list[tuple[str, float | None, float | None]]:

@@ -72,12 +72,12 @@ class RowTable:
         self.confidence, self.prediction = top.values.exp(), top.indices
         self.correct = self.prediction == self.target
 
-    def records(self, names: Names, inputs: Tensor | None) -> list[dict[str, Any]]:
+    def records(self, names: Names, inputs: Tensor | None, texts: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """The records of kinds classes, calibration, worst_rows and tokens, as far as there is something to say."""
         if not len(self.rows):
             return []
         found: list[dict[str, Any] | None]
-        found = [self._classes(names), self._calibration(), self._worst(names, inputs)]
+        found = [self._classes(names), self._calibration(), self._worst(names, inputs, texts)]
         if names.decode is not None and len(self.target_shape) > 1:
             found.append(self._tokens(names))
         return [record for record in found if record is not None]
@@ -121,9 +121,12 @@ class RowTable:
             "ece": gap,
         }
 
-    def _worst(self, names: Names, inputs: Tensor | None) -> dict[str, Any]:
+    def _worst(self, names: Names, inputs: Tensor | None, texts: Sequence[str] | None) -> dict[str, Any]:
         worst = self.nats.nan_to_num(nan=math.inf).topk(min(_WORST, len(self.nats))).indices.tolist()
-        return {"kind": "worst_rows", "rows": [self._row(place, names, inputs) for place in worst]}
+        rows = [self._row(place, names, inputs) for place in worst]
+        if texts is not None:
+            rows = [{**row, "text": texts[row["row"]]} for row in rows]
+        return {"kind": "worst_rows", "rows": rows}
 
     def _row(self, place: int, names: Names, inputs: Tensor | None) -> dict[str, Any]:
         row, target, prediction = int(self.rows[place]), int(self.target[place]), int(self.prediction[place])

@@ -188,9 +188,19 @@ class Watching:
         found = {"loss": None, "count": None, "accuracy": None, "ruler": None, **numbers}
         self._recording.write("evaluation", step=self.step, split=split, **found)
 
-    def rows(self, split: str, logits: Tensor, target: Tensor, inputs: Tensor | None = None) -> None:
-        """Write where the loss of other rows is: classes, calibration, worst rows of logits (N, C), target (N,)."""
-        for record in table_of_logits(logits.detach(), target).records(self._recording.names, inputs):
+    def rows(
+        self,
+        split: str,
+        logits: Tensor,
+        target: Tensor,
+        inputs: Tensor | None = None,
+        texts: Sequence[str] | None = None,
+    ) -> None:
+        """Write where the loss of other rows is: classes, calibration, worst rows of logits (N, C), target (N,).
+
+        The worst rows show their picture where `inputs` are pictures, and their text of `texts`, one for each row.
+        """
+        for record in table_of_logits(logits.detach(), target).records(self._recording.names, inputs, texts):
             self._recording.write(step=self.step, split=split, **record)
 
     def __exit__(
