@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from xent.inspection._nodes import Edge, kind_of
+from xent.inspection._nodes import Edge, edge_of, kind_of
 from xent.inspection.checks._layers import raw_layer
 from xent.inspection.checks._rule import Rule, Watcher
 from xent.inspection.checks._softmaxes import looks_like_probabilities
@@ -90,7 +90,7 @@ class _Finished(Watcher):
                 yield found
                 continue
             self._waiting[call.site] = replace(found, site=call.site)
-            call.output.grad_fn.metadata[_MARK] = call.site  # pyright: ignore[reportIndexIssue]  (a property)
+            edge_of(call.output).node.metadata[_MARK] = call.site
 
     def at_backward(self, backward: BackwardCall) -> Iterator[Found]:
         if not backward.sampled or not self._waiting:
