@@ -2,7 +2,8 @@
 #
 #   make demo       train a real model on handwritten digits
 #   make demo-text  train a language model on the source of Python's standard library, two to three minutes
-#   make test       the whole test suite (make test-fast leaves out the slow tests)
+#   make test       the default test suite
+#   make test-slow  the tests marked slow: many processes, large problems, whole grids; CI runs them too
 #   make lint       format, lint, types, layers, spelling
 #   make bench      measure the losses beside their peers (PEERS=cut-cross-entropy adds that one, with triton)
 #   make performance  docs/performance.md from the results of make bench
@@ -22,7 +23,7 @@ PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip --disable-p
 # One process per core of the smallest machine; each keeps torch to one thread, so that they do not fight.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo demo-text test test-fast lint format sanitize neon bench performance docs notebooks clean
+.PHONY: demo demo-text test test-slow lint format sanitize neon bench performance docs notebooks clean
 
 demo: $(VENV)/.demo
 	@echo "== xent train digits"
@@ -33,11 +34,12 @@ demo-text: $(VENV)/.demo
 	$(BIN)/xent train language_model
 
 test: $(VENV)/.dev
-	@echo "== the whole test suite, slow tests included (about 20 minutes on 2 cores)"
-	$(PYTEST)
-
-test-fast: $(VENV)/.dev
+	@echo "== the default test suite (under 10 minutes on 2 cores)"
 	$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/.dev
+	@echo "== the tests marked slow"
+	$(PYTEST) -m slow
 
 lint: $(VENV)/.dev
 	@echo "== format, lint, types, layers, spelling"
@@ -93,7 +95,7 @@ $(VENV)/.torch: constraints.txt
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml $(NATIVE)
 	@echo "== installing xent: compiling its kernels takes a minute (without a C++20 compiler it installs without them)"
-	@$(PIP) --editable '.[digits]'
+	@$(PIP) --editable '.[digits,report]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml $(NATIVE)

@@ -21,10 +21,14 @@ struct Lanes<float> {
   static reg from(bf16, __m128i v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16)); }
   static reg from(f16, __m128i v) { return _mm256_cvtph_ps(v); }
   static __m128i to(f16, reg v) { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
-  static __m256i rounded(reg v) {  // the upper halves are bf16: to nearest, ties to even
+  // Without a look for NaN, which would overflow to a number.
+  static __m256i rounded_finite(reg v) {
     const __m256i u = _mm256_castps_si256(v);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
-    const __m256i up = _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd);
+    return _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd);
+  }
+  static __m256i rounded(reg v) {  // the upper halves are bf16: to nearest, ties to even
+    const __m256i up = rounded_finite(v);
     const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
     return _mm256_blendv_epi8(up, _mm256_set1_epi32(0x7fc00000), nan);
   }
@@ -44,6 +48,13 @@ struct Lanes<float> {
     return _mm256_blend_epi16(_mm256_srli_epi32(rounded(v.first), 16), rounded(v.second), 0xaa);
   }
   static void store_pair(bf16* p, Pair<Lanes> v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), joined(v)); }
+  template <bool streaming>
+  static void store_finite_pair(bf16* p, Pair<Lanes> v) {
+    const __m256i joined =
+        _mm256_blend_epi16(_mm256_srli_epi32(rounded_finite(v.first), 16), rounded_finite(v.second), 0xaa);
+    if constexpr (streaming) _mm256_stream_si256(reinterpret_cast<__m256i*>(p), joined);
+    else _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), joined);
+  }
   static void stream_pair(bf16* p, Pair<Lanes> v) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), joined(v)); }
 
   static reg load(const float* p) { return _mm256_loadu_ps(p); }
@@ -81,6 +92,7 @@ struct Lanes<float> {
   static reg fnma(reg a, reg b, reg c) { return _mm256_fnmadd_ps(a, b, c); }
   static reg max(reg a, reg b) { return _mm256_max_ps(a, b); }
   static reg min(reg a, reg b) { return _mm256_min_ps(a, b); }
+  static bool any_above(reg a, reg b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0; }
   static reg abs(reg a) { return _mm256_andnot_ps(set(-0.0f), a); }
   static reg copysign(reg a, reg s) { return _mm256_or_ps(abs(a), _mm256_and_ps(s, set(-0.0f))); }
   static reg round(reg a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -93,6 +105,9 @@ struct Lanes<float> {
   static reg scale_down(reg a, reg n) {  // n + 159 in the low bits of a float: the exponent of 2^(n + 32)
     const __m256i shifted = _mm256_slli_epi32(_mm256_castps_si256(add(n, set(0x1.8p23f + 159))), 23);
     return mul(mul(a, _mm256_castsi256_ps(shifted)), set(0x1p-32f));
+  }
+  static reg scale_to_zero(reg a, reg n) {  // n in [-127, 127]; 2^-127 is 0
+    return mul(a, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(add(n, set(0x1.8p23f + 127))), 23)));
   }
   static reg zero_where_zero(reg test, reg v) {
     return _mm256_and_ps(_mm256_cmp_ps(test, _mm256_setzero_ps(), _CMP_NEQ_UQ), v);
@@ -151,6 +166,7 @@ struct Lanes<double> {
   static reg fnma(reg a, reg b, reg c) { return _mm256_fnmadd_pd(a, b, c); }
   static reg max(reg a, reg b) { return _mm256_max_pd(a, b); }
   static reg min(reg a, reg b) { return _mm256_min_pd(a, b); }
+  static bool any_above(reg a, reg b) { return _mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_GT_OQ)) != 0; }
   static reg abs(reg a) { return _mm256_andnot_pd(set(-0.0), a); }
   static reg copysign(reg a, reg s) { return _mm256_or_pd(abs(a), _mm256_and_pd(s, set(-0.0))); }
   static reg round(reg a) { return _mm256_round_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }

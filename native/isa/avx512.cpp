@@ -68,6 +68,7 @@ struct Lanes<float> {
   static reg fnma(reg a, reg b, reg c) { return _mm512_fnmadd_ps(a, b, c); }
   static reg max(reg a, reg b) { return _mm512_max_ps(a, b); }
   static reg min(reg a, reg b) { return _mm512_min_ps(a, b); }
+  static bool any_above(reg a, reg b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
   static reg abs(reg a) { return _mm512_abs_ps(a); }
   static reg copysign(reg a, reg s) { return _mm512_or_ps(abs(a), _mm512_and_ps(s, set(-0.0f))); }
   static reg round(reg a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -114,6 +115,7 @@ struct Lanes<double> {
   static reg fnma(reg a, reg b, reg c) { return _mm512_fnmadd_pd(a, b, c); }
   static reg max(reg a, reg b) { return _mm512_max_pd(a, b); }
   static reg min(reg a, reg b) { return _mm512_min_pd(a, b); }
+  static bool any_above(reg a, reg b) { return _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ) != 0; }
   static reg abs(reg a) { return _mm512_abs_pd(a); }
   static reg copysign(reg a, reg s) { return _mm512_or_pd(abs(a), _mm512_and_pd(s, set(-0.0))); }
   static reg round(reg a) { return _mm512_roundscale_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }

@@ -63,6 +63,7 @@ struct Lanes<float> {
   static reg fnma(reg a, reg b, reg c) { return vfmsq_f32(c, a, b); }
   static reg max(reg a, reg b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }  // b where either is NaN: vmaxq differs
   static reg min(reg a, reg b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
+  static bool any_above(reg a, reg b) { return vmaxvq_u32(vcgtq_f32(a, b)) != 0; }
   static reg abs(reg a) { return vabsq_f32(a); }
   static reg copysign(reg a, reg s) { return vbslq_f32(vdupq_n_u32(0x80000000u), s, a); }
   static reg round(reg a) { return vrndnq_f32(a); }
@@ -121,6 +122,7 @@ struct Lanes<double> {
   static reg fnma(reg a, reg b, reg c) { return vfmsq_f64(c, a, b); }
   static reg max(reg a, reg b) { return vbslq_f64(vcgtq_f64(a, b), a, b); }
   static reg min(reg a, reg b) { return vbslq_f64(vcltq_f64(a, b), a, b); }
+  static bool any_above(reg a, reg b) { return vmaxvq_u32(vreinterpretq_u32_u64(vcgtq_f64(a, b))) != 0; }
   static reg abs(reg a) { return vabsq_f64(a); }
   static reg copysign(reg a, reg s) { return vbslq_f64(vdupq_n_u64(uint64_t{1} << 63), s, a); }
   static reg round(reg a) { return vrndnq_f64(a); }

@@ -36,6 +36,7 @@ struct Lanes {
   static reg fnma(reg a, reg b, reg c) { return c - a * b; }  // c - a b
   static reg max(reg a, reg b) { return a > b ? a : b; }      // b where either is NaN, as maxps
   static reg min(reg a, reg b) { return a < b ? a : b; }
+  static bool any_above(reg a, reg b) { return a > b; }
   static reg abs(reg a) { return std::fabs(a); }
   static reg copysign(reg a, reg s) { return std::copysign(a, s); }
   // Adding 1.5 * 2^mantissa rounds to the nearest integer; right for |a| < 2^22 (2^51), NaN stays NaN.

@@ -14,18 +14,25 @@
 
 namespace xent::XENT_ISA {
 
-constexpr int64_t strip_rows = 512;  // per-row numbers of a strip stay in L1
-constexpr int64_t group = 8;         // classes held in registers
+constexpr int64_t strip_rows = 1024;  // per-row numbers of a strip stay in L1, and a page of float32 is read whole
+constexpr int64_t least_strip = 256;
+constexpr int64_t group = 8;  // classes held in registers
 constexpr int64_t merge_classes = 512;
+constexpr int64_t ahead_bytes = 512;  // how far in front of the arithmetic memory is asked for
 
 inline bool in_columns(const RowView& view, int64_t width) {
   return view.class_stride != 1 && innermost_stride(view) == 1 && view.row_size[view.row_dims - 1] >= width;
 }
 
-inline int64_t strip_chunk(int64_t classes) {
-  const int64_t rows = chunk_numbers / (classes + row_overhead);
-  return rows <= strip_rows ? strip_rows : rows / strip_rows * strip_rows;
+// Rows of a chunk: at least two chunks for each thread, as long as strips stay long. No result depends on it.
+inline int64_t strip_chunk(const RowView& logits, int threads) {
+  const int64_t rows = chunk_numbers / (logits.classes + row_overhead);
+  int64_t strip = strip_rows;
+  while (strip > least_strip && logits.rows < 2 * threads * strip) strip /= 2;
+  return rows <= strip ? strip : rows / strip * strip;
 }
+
+inline int64_t whole_vectors(int64_t rows, int64_t width) { return (rows + width - 1) / width * width; }
 
 template <class T>
 struct Strip {
@@ -37,57 +44,95 @@ inline typename L::reg load_lanes(const In* p, int left) {
   return left == L::width ? L::load(p) : L::load_part(p, left, 0);
 }
 
-// Up to eight classes of one vector of rows. Tops start at the lowest finite number: -inf - (-inf) never arises.
-template <class L, class In, Sums sums, int count>
+// Up to eight classes of one or two vectors of rows: two, a whole cache line of float32, wherever there are two, since
+// lines a power of two apart share one set of L1 and would be gone before their second half is read. Tops start at the
+// lowest finite number: -inf - (-inf) never arises. A top that stays leaves a factor of exactly 1.
+template <class L, class In, Sums sums, int count, int vectors>
 inline void fold_group(Strip<typename L::T>& strip, int64_t r, const In* x, int64_t stride, const typename L::T* w,
                        int left) {
-  typename L::reg z[count];
-  auto old = L::load(strip.top + r), top = old;
-  for (int i = 0; i < count; ++i) {
-    z[i] = load_lanes<L>(x + i * stride, left);
-    top = L::max(z[i], top);
+  using reg = typename L::reg;
+  constexpr int step = count * vectors < 4 ? count * vectors : 4, in_step = step / vectors;
+  const auto z = [&](int i, int v) {
+    const In* from = x + i * stride + v * L::width;
+    return vectors > 1 ? L::load(from) : load_lanes<L>(from, left);
+  };
+  reg top[vectors], sum[vectors];
+  for (int v = 0; v < vectors; ++v) {
+    const auto old = L::load(strip.top + r + v * L::width);
+    top[v] = old;
+    sum[v] = L::load(strip.sum + r + v * L::width);
+    for (int i = 0; i < count; ++i) top[v] = L::max(z(i, v), top[v]);
+    if (L::any_above(top[v], old)) sum[v] = L::mul(sum[v], exp_of_difference<L>(L::sub(old, top[v])));
   }
-  auto sum = L::mul(L::load(strip.sum + r), exp_of_difference<L>(L::sub(old, top)));
-  for (int i = 0; i < count; ++i) sum = L::add(sum, exp_of_difference<L>(L::sub(z[i], top)));
-  L::store(strip.top + r, top);
-  L::store(strip.sum + r, sum);
-  if constexpr (sums != Sums::none) {
-    const auto anchor = L::load(strip.anchor + r);
-    auto weighted = L::load(strip.weighted + r);
+  for (int i = 0; i < count; i += in_step) {
+    reg difference[step], e[step];
+    for (int j = 0; j < step; ++j) difference[j] = L::sub(z(i + j / vectors, j % vectors), top[j % vectors]);
+    exp_of_differences<L>(difference, e);
+    for (int j = 0; j < step; ++j) sum[j % vectors] = L::add(sum[j % vectors], e[j]);
+  }
+  for (int v = 0; v < vectors; ++v) {
+    L::store(strip.top + r + v * L::width, top[v]);
+    L::store(strip.sum + r + v * L::width, sum[v]);
+    if constexpr (sums == Sums::none) continue;
+    const auto anchor = L::load(strip.anchor + r + v * L::width);
+    auto weighted = L::load(strip.weighted + r + v * L::width);
     for (int i = 0; i < count; ++i) {
-      const auto centred = L::sub(z[i], anchor);
+      const auto centred = L::sub(z(i, v), anchor);
       if constexpr (sums == Sums::plain) weighted = L::add(weighted, centred);
       else weighted = L::fma(L::set(w[i]), centred, weighted);
     }
-    L::store(strip.weighted + r, weighted);
+    L::store(strip.weighted + r + v * L::width, weighted);
   }
+}
+
+// What lies `ahead_bytes` further on in each class, or in the classes that come after these. Processors fetch by
+// themselves, but not across the end of a page, and a class may begin a page.
+template <class L, class In>
+inline void fetch_ahead(const In* x, int64_t r, int64_t rows, int64_t stride, int64_t classes) {
+  if (r * static_cast<int64_t>(sizeof(In)) % 64 != 0) return;
+  constexpr int64_t ahead = ahead_bytes / static_cast<int64_t>(sizeof(In));
+  const In* from = r + ahead < rows ? x + (r + ahead) : x + (r + ahead - rows) + classes * stride;
+  for (int64_t i = 0; i < classes; ++i) L::prefetch(from + i * stride);
+}
+
+template <class L, class In, Sums sums, int count>
+inline void fold_classes(Strip<typename L::T>& strip, const In* x, int64_t stride, const typename L::T* w, int64_t rows,
+                         bool fetching) {
+  constexpr int pair = 2 * L::width;
+  int64_t r = 0;
+  for (; r + pair <= rows; r += pair) {
+    if (fetching) fetch_ahead<L>(x, r, rows, stride, count);
+    fold_group<L, In, sums, count, 2>(strip, r, x + r, stride, w, L::width);
+  }
+  for (; r < rows; r += L::width)
+    fold_group<L, In, sums, count, 1>(strip, r, x + r, stride, w, static_cast<int>(smaller(rows - r, L::width)));
 }
 
 template <class L, class In, Sums sums>
 void fold_strip(Strip<typename L::T>& strip, const In* x, int64_t stride, const typename L::T* w, int64_t rows,
                 int64_t classes) {
+  const auto weights_at = [w](int64_t c) { return w == nullptr ? nullptr : w + c; };
   int64_t c = 0;
   for (; c + group <= classes; c += group)
-    for (int64_t r = 0; r < rows; r += L::width)
-      fold_group<L, In, sums, group>(strip, r, x + r + c * stride, stride, w == nullptr ? nullptr : w + c,
-                                     static_cast<int>(smaller(rows - r, L::width)));
-  for (; c < classes; ++c)
-    for (int64_t r = 0; r < rows; r += L::width)
-      fold_group<L, In, sums, 1>(strip, r, x + r + c * stride, stride, w == nullptr ? nullptr : w + c,
-                                 static_cast<int>(smaller(rows - r, L::width)));
+    fold_classes<L, In, sums, group>(strip, x + c * stride, stride, weights_at(c), rows, stride > rows || rows >= least_strip);
+  for (; c < classes; ++c) fold_classes<L, In, sums, 1>(strip, x + c * stride, stride, weights_at(c), rows, false);
 }
 
 template <class T>
-inline void start_strip(Strip<T>& strip) {
+inline void start_strip(Strip<T>& strip, int64_t rows) {
   constexpr T lowest = sizeof(T) == 4 ? T(-FLT_MAX) : T(-DBL_MAX);
-  for (int64_t r = 0; r < strip_rows; ++r) {
-    strip.top[r] = lowest;
-    strip.sum[r] = strip.weighted[r] = 0;
-  }
+  for (int64_t r = 0; r < rows; ++r) strip.top[r] = lowest;
 }
 
+// A row's state so far; RowState has more than a strip of rows should carry.
 template <class T>
-inline void merge(RowState<T>& state, T top, T sum, T weighted) {
+struct ColumnState {
+  double sum, weighted;
+  T top, anchor;
+};
+
+template <class T>
+inline void merge(ColumnState<T>& state, T top, T sum, T weighted) {
   state.weighted += static_cast<double>(weighted);
   if (sum == 0) return;  // nothing but -inf so far
   if (top > state.top) {
@@ -99,23 +144,69 @@ inline void merge(RowState<T>& state, T top, T sum, T weighted) {
 }
 
 template <class L, class In, Sums sums>
-void states_of_strip(RowState<typename L::T>* states, const In* x, int64_t stride, const typename L::T* w, int64_t rows,
+void states_of_strip(ColumnState<typename L::T>* states, const In* x, int64_t stride, const typename L::T* w, int64_t rows,
                      int64_t classes) {
   using T = typename L::T;
   Strip<T> strip;
-  for (int64_t r = 0; r < strip_rows; ++r) {
+  const int64_t padded = whole_vectors(rows, L::width);
+  for (int64_t r = 0; r < padded; ++r) {
     const T first = r < rows ? static_cast<T>(widen(x[r])) : T(0);
     strip.anchor[r] = std::isfinite(first) ? first : T(0);
   }
   for (int64_t r = 0; r < rows; ++r) {
-    states[r] = RowState<T>();
+    states[r].sum = states[r].weighted = 0;
+    states[r].top = -T(INFINITY);
     states[r].anchor = strip.anchor[r];
   }
+  start_strip(strip, padded);
   for (int64_t c = 0; c < classes; c += merge_classes) {
-    start_strip(strip);
+    for (int64_t r = 0; r < padded; ++r) strip.sum[r] = strip.weighted[r] = 0;  // tops stay: they rise less often
     fold_strip<L, In, sums>(strip, x + c * stride, stride, w == nullptr ? nullptr : w + c, rows,
                             smaller(merge_classes, classes - c));
     for (int64_t r = 0; r < rows; ++r) merge(states[r], strip.top[r], strip.sum[r], strip.weighted[r]);
+  }
+}
+
+template <class L, class In>
+using StatesOfStrip = void (*)(ColumnState<typename L::T>*, const In*, int64_t, const typename L::T*, int64_t, int64_t);
+
+template <class L, class In>
+inline StatesOfStrip<L, In> states_of_strip_for(Sums sums) {
+  switch (sums) {
+    case Sums::none: return states_of_strip<L, In, Sums::none>;
+    case Sums::plain: return states_of_strip<L, In, Sums::plain>;
+    default: return states_of_strip<L, In, Sums::weighted>;
+  }
+}
+
+template <class T>
+inline RowState<T> row_state_of(const ColumnState<T>& column, T target_logit) {
+  RowState<T> state;
+  state.top = column.top;
+  state.anchor = column.anchor;
+  state.sum = column.sum;
+  state.weighted = column.weighted;
+  state.target_logit = target_logit;
+  return state;
+}
+
+// The rows of a strip, written from their states.
+template <class T, class In>
+void put_strip(const CrossEntropyPass& pass, const Terms<T>& terms, int64_t row, int64_t run, const ColumnState<T>* states) {
+  const RowView& logits = pass.problem.logits;
+  const In* x = at<In>(logits, row, 0);
+  const int64_t row_stride = innermost_stride(logits);
+  const bool plain = is_plain(pass, terms);
+  for (int64_t r = 0; r < run; ++r) {
+    const Target target = target_of(pass.problem, row + r);
+    if (target.bad) note_bad_row(pass.bad_row, row + r);
+    if (target.ignored) {
+      put_ignored<T>(pass.rows, row + r);
+      continue;
+    }
+    const T logit = static_cast<T>(widen(x[r * row_stride + target.index * logits.class_stride]));
+    if (plain) put_plain_row(pass.rows, row + r, states[r].top, states[r].sum, logit);
+    else put_row(pass, terms, row + r, row_state_of(states[r], logit), target.index);
   }
 }
 
@@ -125,69 +216,125 @@ void cross_entropy_columns(const void* context, int64_t first_row, int64_t last_
   const auto& pass = *static_cast<const CrossEntropyPass*>(context);
   const CrossEntropyProblem& p = pass.problem;
   const Terms<T> terms(p);
-  const auto fold = terms.sums() == Sums::none    ? states_of_strip<L, In, Sums::none>
-                    : terms.sums() == Sums::plain ? states_of_strip<L, In, Sums::plain>
-                                                  : states_of_strip<L, In, Sums::weighted>;
-  RowState<T> states[strip_rows];
+  const auto states_of = states_of_strip_for<L, In>(terms.sums());
+  ColumnState<T> states[strip_rows];
   int64_t run;
   for (int64_t row = first_row; row < last_row; row += run) {
     run = smaller(smaller(strip_rows, last_row - row), rows_left_in_run(p.logits, row));
-    const In* x = at<In>(p.logits, row, 0);
-    fold(states, x, p.logits.class_stride, terms.class_weight, run, terms.classes);
-    for (int64_t r = 0; r < run; ++r) {
-      const Target target = target_of(p, row + r);
-      if (target.bad) note_bad_row(pass.bad_row, row + r);
-      if (target.ignored) {
-        put_ignored<T>(pass.rows, row + r);
-        continue;
-      }
-      states[r].target_logit = static_cast<T>(widen(x[r + target.index * p.logits.class_stride]));
-      put_row(pass, terms, row + r, states[r], target.index);
-    }
+    states_of(states, at<In>(p.logits, row, 0), p.logits.class_stride, terms.class_weight, run, terms.classes);
+    put_strip<T, In>(pass, terms, row, run, states);
   }
 }
 
 template <class T>
 struct GradientStrip {
   alignas(64) T probability[strip_rows], high[strip_rows], low[strip_rows], share[strip_rows], counted[strip_rows];
+  alignas(64) T at_target[strip_rows], target[strip_rows];  // logit, then gradient, of the target's class; its own part
+  int64_t index[strip_rows];
+  bool some_ignored;
 };
 
-template <class L, class In, bool streaming>
-void gradient_of_class(const GradientStrip<typename L::T>& strip, const In* x, In* g, typename L::T weight,
-                       int64_t rows) {
-  for (int64_t r = 0; r < rows; r += L::width) {
-    const int left = static_cast<int>(smaller(rows - r, L::width));
-    const auto log_p = L::sub(L::sub(load_lanes<L>(x + r, left), L::load(strip.high + r)), L::load(strip.low + r));
-    const auto pulled = L::mul(exp_of_difference<L>(log_p), L::load(strip.probability + r));
-    const auto v = L::zero_where_zero(L::load(strip.counted + r),
-                                      L::fnma(L::set(weight), L::load(strip.share + r), pulled));
-    if (left < L::width) L::store_part(g + r, v, left);
+// Smoothing and ignored rows are looked at where there are some.
+template <class L, bool shared, bool ignoring>
+inline typename L::reg strip_gradient(const GradientStrip<typename L::T>& strip, int64_t r, typename L::reg e,
+                                      typename L::T weight) {
+  auto v = L::mul(e, L::load(strip.probability + r));
+  if constexpr (shared) v = L::fnma(L::set(weight), L::load(strip.share + r), v);
+  if constexpr (ignoring) v = L::zero_where_zero(L::load(strip.counted + r), v);
+  return v;
+}
+
+template <class L, class In, bool streaming, bool shared, bool ignoring>
+void gradient_of_class(const GradientStrip<typename L::T>& strip, const In* x, int64_t stride, In* g,
+                       typename L::T weight, int64_t rows) {
+  using reg = typename L::reg;
+  constexpr int w = L::width;
+  constexpr int step = L::together > 2 ? L::together : 2;
+  const auto log_p = [&](int64_t r, reg z) { return L::sub(L::sub(z, L::load(strip.high + r)), L::load(strip.low + r)); };
+  int64_t r = 0;
+  for (; r + step * w <= rows; r += step * w) {
+    for (int64_t line = 0; line < step * w; line += 64 / static_cast<int64_t>(sizeof(In)))
+      fetch_ahead<L>(x, r + line, rows, stride, 1);
+    reg difference[step], e[step];
+    for (int j = 0; j < step; ++j) difference[j] = log_p(r + j * w, L::load(x + r + j * w));
+    exp_of_differences<L>(difference, e);
+    for (int j = 0; j < step; ++j) {
+      const auto v = strip_gradient<L, shared, ignoring>(strip, r + j * w, e[j], weight);
+      if constexpr (streaming) L::stream(g + r + j * w, v);
+      else L::store(g + r + j * w, v);
+    }
+  }
+  for (; r < rows; r += w) {
+    const int left = static_cast<int>(smaller(rows - r, w));
+    const auto e = exp_of_difference<L>(log_p(r, load_lanes<L>(x + r, left)));
+    const auto v = strip_gradient<L, shared, ignoring>(strip, r, e, weight);
+    if (left < w) L::store_part(g + r, v, left);
     else if constexpr (streaming) L::stream(g + r, v);
     else L::store(g + r, v);
   }
 }
 
-// The gradient at the target's class of each row, before its logit may be overwritten.
+template <class L, class In>
+using GradientOfClass = void (*)(const GradientStrip<typename L::T>&, const In*, int64_t, In*, typename L::T, int64_t);
+
+template <class L, class In, bool streaming>
+inline GradientOfClass<L, In> gradient_of_class_for(bool shared, bool ignoring) {
+  if (shared)
+    return ignoring ? gradient_of_class<L, In, streaming, true, true> : gradient_of_class<L, In, streaming, true, false>;
+  return ignoring ? gradient_of_class<L, In, streaming, false, true> : gradient_of_class<L, In, streaming, false, false>;
+}
+
+template <class T>
+inline void put_lse(GradientStrip<T>& strip, int64_t r, double lse, double low) {
+  const T high = static_cast<T>(lse);
+  strip.high[r] = high;
+  strip.low[r] = std::isfinite(high) ? static_cast<T>(lse - static_cast<double>(high) + low) : T(0);
+}
+
+// The factors of the rows, and the gradient at the target's class of each, before its logit may be overwritten.
 template <class L, class In>
 void start_gradient(const CrossEntropyGradientPass& pass, const Terms<typename L::T>& terms, int64_t row, int64_t run,
-                    GradientStrip<typename L::T>& strip, int64_t* targets, In* mended) {
+                    GradientStrip<typename L::T>& strip) {
   using T = typename L::T;
   const RowView& logits = pass.problem.logits;
   const In* x = at<In>(logits, row, 0);
-  for (int64_t r = 0; r < strip_rows; ++r) {
+  const int64_t row_stride = innermost_stride(logits), padded = whole_vectors(run, L::width);
+  const CrossEntropyUpstream& up = pass.upstream;
+  const bool plain = terms.sums() == Sums::none && terms.z_loss == 0.0 && terms.class_weight == nullptr &&
+                     pass.problem.terms.row_weight.data == nullptr && up.lse.data == nullptr;
+  strip.some_ignored = false;
+  for (int64_t r = 0; r < padded; ++r) {
     const Target target = r < run ? target_of(pass.problem, row + r) : Target{-1, true, false};
-    targets[r] = target.index;
+    strip.index[r] = target.index;
     strip.counted[r] = target.ignored ? T(0) : T(1);
-    strip.probability[r] = strip.high[r] = strip.low[r] = strip.share[r] = 0;
+    strip.probability[r] = strip.high[r] = strip.low[r] = strip.share[r] = strip.at_target[r] = strip.target[r] = 0;
+    strip.some_ignored = strip.some_ignored || (target.ignored && r < run);
     if (target.ignored) continue;
+    strip.at_target[r] = static_cast<T>(widen(x[r * row_stride + target.index * logits.class_stride]));
+    if (plain) {
+      put_lse(strip, r, get<double>(up.saved_lse, row + r), get_or<double>(up.saved_lse_low, row + r, 0.0));
+      strip.probability[r] = strip.target[r] = get_or<T>(up.loss, row + r, T(0));
+      continue;
+    }
     const RowFactors<T> f = factors_of(pass, terms, row + r, target.index);
+    const double share = terms.smoothing != 0.0 ? f.share : 0.0;
     strip.probability[r] = static_cast<T>(f.probability);
     strip.high[r] = f.lse_high;
     strip.low[r] = f.lse_low;
-    strip.share[r] = static_cast<T>(terms.smoothing != 0.0 ? f.share : 0.0);
-    const T logit = static_cast<T>(widen(x[r + target.index * logits.class_stride]));
-    narrow(gradient_at_target(f, terms, logit, target.index), mended + r);
+    strip.share[r] = static_cast<T>(share);
+    strip.target[r] = static_cast<T>(f.target + (share != 0.0 ? share * terms.weight_of(target.index) : 0.0));
   }
+  for (int64_t r = 0; r < padded; r += L::width) {
+    const auto z = L::load(strip.at_target + r);
+    const auto e = exp_of_difference<L>(L::sub(L::sub(z, L::load(strip.high + r)), L::load(strip.low + r)));
+    L::store(strip.at_target + r, L::sub(L::mul(e, L::load(strip.probability + r)), L::load(strip.target + r)));
+  }
+}
+
+template <class T, class In>
+inline void put_targets(const GradientStrip<T>& strip, In* g, int64_t row_stride, int64_t class_stride, int64_t run) {
+  for (int64_t r = 0; r < run; ++r)
+    if (strip.index[r] >= 0) narrow(strip.at_target[r], g + r * row_stride + strip.index[r] * class_stride);
 }
 
 template <class L, class In>
@@ -196,58 +343,29 @@ void gradient_columns(const void* context, int64_t first_row, int64_t last_row) 
   const auto& pass = *static_cast<const CrossEntropyGradientPass*>(context);
   const CrossEntropyProblem& p = pass.problem;
   const Terms<T> terms(p);
-  const int64_t out_stride = pass.gradient.class_stride;
+  const int64_t stride = p.logits.class_stride, out_stride = pass.gradient.class_stride;
   GradientStrip<T> strip;
-  int64_t targets[strip_rows];
-  In mended[strip_rows];
   int64_t run;
   for (int64_t row = first_row; row < last_row; row += run) {
     run = smaller(smaller(strip_rows, last_row - row), rows_left_in_run(p.logits, row));
     run = smaller(run, rows_left_in_run(pass.gradient, row));
-    start_gradient<L, In>(pass, terms, row, run, strip, targets, mended);
+    start_gradient<L, In>(pass, terms, row, run, strip);
     const In* x = at<In>(p.logits, row, 0);
     In* g = at<In>(pass.gradient, row, 0);
     const uintptr_t alignment = reinterpret_cast<uintptr_t>(g) | static_cast<uintptr_t>(out_stride) * sizeof(In);
-    const bool streaming = pass.streaming && alignment % (L::width * sizeof(In)) == 0;
-    const auto one_class = streaming ? gradient_of_class<L, In, true> : gradient_of_class<L, In, false>;
+    const bool streaming = pass.streaming && alignment % (L::width * sizeof(In)) == 0, shared = terms.smoothing != 0.0;
+    const auto one_class = streaming ? gradient_of_class_for<L, In, true>(shared, strip.some_ignored)
+                                     : gradient_of_class_for<L, In, false>(shared, strip.some_ignored);
     for (int64_t c = 0; c < terms.classes; ++c)
-      one_class(strip, x + c * p.logits.class_stride, g + c * out_stride,
+      one_class(strip, x + c * stride, stride, g + c * out_stride,
                 terms.class_weight != nullptr ? terms.class_weight[c] : T(1), run);
-    for (int64_t r = 0; r < run; ++r)
-      if (targets[r] >= 0) g[r + targets[r] * out_stride] = mended[r];
+    put_targets(strip, g, 1, out_stride, run);
   }
   if (pass.streaming) L::fence();
 }
 
 inline int64_t lanes_of(Dtype dtype) {
   return by_dtype(dtype, [](auto in) -> int64_t { return Lanes<Statistic<decltype(in)>>::width; });
-}
-
-inline int64_t cross_entropy_any(const CrossEntropyProblem& p, const CrossEntropyRows& rows, int threads) {
-  const bool columns = p.target.data != nullptr && in_columns(p.logits, lanes_of(p.logits.dtype)) &&
-                       identity(p.terms.map) && rows.entropy.data == nullptr && rows.prediction.data == nullptr &&
-                       rows.lse.data == nullptr;
-  if (!columns) return cross_entropy(p, rows, threads);
-  std::atomic<int64_t> bad_row{-1};
-  const CrossEntropyPass pass{p, rows, bad_row};
-  const RowTask task = by_dtype(p.logits.dtype, [](auto in) -> RowTask {
-    return cross_entropy_columns<Lanes<Statistic<decltype(in)>>, decltype(in)>;
-  });
-  thread_rows(p.logits.rows, strip_chunk(p.logits.classes), threads, task, &pass);
-  return bad_row.load();
-}
-
-inline void cross_entropy_gradient_any(const CrossEntropyProblem& p, const CrossEntropyUpstream& upstream,
-                                       const RowView& gradient, bool streaming, int threads) {
-  const int64_t lanes = lanes_of(p.logits.dtype);
-  const bool columns = p.target.data != nullptr && in_columns(p.logits, lanes) && in_columns(gradient, lanes) &&
-                       identity(p.terms.map) && upstream.entropy.data == nullptr;
-  if (!columns) return cross_entropy_gradient(p, upstream, gradient, streaming, threads);
-  const CrossEntropyGradientPass pass{p, upstream, gradient, streaming};
-  const RowTask task = by_dtype(p.logits.dtype, [](auto in) -> RowTask {
-    return gradient_columns<Lanes<Statistic<decltype(in)>>, decltype(in)>;
-  });
-  thread_rows(p.logits.rows, strip_chunk(p.logits.classes), threads, task, &pass);
 }
 
 }  // namespace xent::XENT_ISA

@@ -4,9 +4,7 @@
 //   a = sum_c t_c,   and dL/dx = dL/dz scale (1 - (z / softcap)^2)
 #pragma once
 
-#include <type_traits>
-
-#include "cross_entropy_terms.h"
+#include "gradient_block_bf16.h"
 
 namespace xent::XENT_ISA {
 
@@ -16,113 +14,6 @@ struct CrossEntropyGradientPass {
   const RowView& gradient;
   bool streaming;
 };
-
-// dL/dz_c = (p_c * probability - share * t_c - flat - log_probability * p_c ln p_c) * chain
-template <class T>
-struct RowFactors {
-  double probability = 0, share = 0, flat = 0, log_probability = 0, target = 0;
-  T lse_high = 0, lse_low = 0;  // z - high is exact near the maximum, so that the offset of the logits costs no digits
-  T scale = 1, inverse_cap = 0;
-};
-
-template <class L, Sums sums, bool entropy, bool chained>
-struct GradientLanes {
-  using T = typename L::T;
-  using reg = typename L::reg;
-  explicit GradientLanes(const RowFactors<T>& f)
-      : probability(L::set(static_cast<T>(f.probability))), share(L::set(static_cast<T>(f.share))),
-        flat(L::set(static_cast<T>(f.flat))), log_probability(L::set(static_cast<T>(f.log_probability))),
-        high(L::set(f.lse_high)), low(L::set(f.lse_low)), scale(L::set(f.scale)), inverse_cap(L::set(f.inverse_cap)) {}
-
-  inline reg operator()(reg z, reg t) const {
-    const reg log_p = L::sub(L::sub(z, high), low);
-    const reg p = exp_of_difference<L>(log_p);
-    reg g;
-    if constexpr (sums == Sums::plain) g = L::sub(L::mul(p, probability), flat);
-    else if constexpr (sums == Sums::weighted) g = L::fnma(t, share, L::mul(p, probability));
-    else g = L::mul(p, probability);
-    if constexpr (entropy) g = L::sub(g, L::zero_where_zero(p, L::mul(log_probability, L::mul(p, log_p))));
-    if constexpr (chained) {
-      const reg bend = L::zero_where_zero(inverse_cap, L::mul(z, inverse_cap));  // no cap: not 0 times infinity
-      g = L::mul(g, L::mul(scale, L::fnma(bend, bend, L::set(1))));
-    }
-    return g;
-  }
-
-  reg probability, share, flat, log_probability, high, low, scale, inverse_cap;
-};
-
-template <class L, class In, class Out, Sums sums, bool entropy, bool chained, bool streaming>
-void gradient_block(const RowFactors<typename L::T>& factors, const In* z, const typename L::T* t, Out* g, int64_t n) {
-  constexpr int w = L::width;
-  const GradientLanes<L, sums, entropy, chained> lanes(factors);
-  const auto part = [&](int64_t i, int left) {
-    const auto share = sums == Sums::weighted ? L::load_part(t + i, left, 0) : L::set(0);
-    L::store_part(g + i, lanes(L::load_part(z + i, left, 0), share), left);
-  };
-  const auto whole = [&](int64_t i) {
-    const auto v = lanes(L::load(z + i), sums == Sums::weighted ? L::load(t + i) : L::set(0));
-    if constexpr (streaming) L::stream(g + i, v);
-    else L::store(g + i, v);
-  };
-  constexpr bool any_order = sums != Sums::weighted && std::is_same_v<In, Out>;
-  int64_t i = 0;
-  if constexpr (streaming) {  // up to the first aligned store
-    constexpr int64_t bytes = (any_order && paired<L, Out> ? 2 : 1) * w * static_cast<int64_t>(sizeof(Out));
-    const int64_t head = smaller(n, (bytes - static_cast<int64_t>(reinterpret_cast<uintptr_t>(g) % bytes)) % bytes /
-                                        static_cast<int64_t>(sizeof(Out)));
-    for (int left = 0; i < head; i += left) {
-      left = static_cast<int>(smaller(head - i, w));
-      part(i, left);
-    }
-  }
-  for (; i + 2 * w <= n; i += 2 * w) {
-    if constexpr (any_order) {
-      const Pair<L> v = load_pair<L>(z + i);
-      store_pair<L, streaming>(g + i, {lanes(v.first, L::set(0)), lanes(v.second, L::set(0))});
-    } else {
-      whole(i);
-      whole(i + w);
-    }
-  }
-  for (; i + w <= n; i += w) whole(i);
-  if (i < n) part(i, static_cast<int>(n - i));
-}
-
-template <class L, class In, class Out>
-using GradientBlock = void (*)(const RowFactors<typename L::T>&, const In*, const typename L::T*, Out*, int64_t);
-
-template <class L, class In, Sums sums>
-inline GradientBlock<L, In, In> direct_gradient(bool streaming) {
-  return streaming ? gradient_block<L, In, In, sums, false, false, true>
-                   : gradient_block<L, In, In, sums, false, false, false>;
-}
-
-template <class L, class In>
-inline GradientBlock<L, In, In> direct_gradient_for(Sums sums, bool streaming) {
-  switch (sums) {
-    case Sums::none: return direct_gradient<L, In, Sums::none>(streaming);
-    case Sums::plain: return direct_gradient<L, In, Sums::plain>(streaming);
-    default: return direct_gradient<L, In, Sums::weighted>(streaming);
-  }
-}
-
-template <class L, Sums sums>
-inline GradientBlock<L, typename L::T, typename L::T> blocked_gradient(bool entropy, bool chained) {
-  using T = typename L::T;
-  if (entropy)
-    return chained ? gradient_block<L, T, T, sums, true, true, false> : gradient_block<L, T, T, sums, true, false, false>;
-  return chained ? gradient_block<L, T, T, sums, false, true, false> : gradient_block<L, T, T, sums, false, false, false>;
-}
-
-template <class L>
-inline GradientBlock<L, typename L::T, typename L::T> blocked_gradient_for(Sums sums, bool entropy, bool chained) {
-  switch (sums) {
-    case Sums::none: return blocked_gradient<L, Sums::none>(entropy, chained);
-    case Sums::plain: return blocked_gradient<L, Sums::plain>(entropy, chained);
-    default: return blocked_gradient<L, Sums::weighted>(entropy, chained);
-  }
-}
 
 template <class T>
 RowFactors<T> factors_of(const CrossEntropyGradientPass& pass, const Terms<T>& terms, int64_t row, int64_t y) {
@@ -193,6 +84,7 @@ void gradient_direct(const CrossEntropyGradientPass& pass, int64_t first_row, in
       continue;
     }
     const RowFactors<T> factors = factors_of(pass, terms, row, target.index);
+    const auto of_row = block_for_row<L, In>(block, factors, terms.sums(), pass.streaming);
     for (int64_t c = 0; c < terms.classes; c += block_numbers) {
       const int64_t n = smaller(block_numbers, terms.classes - c);
       const T* t = terms.class_weight != nullptr ? terms.class_weight + c : nullptr;
@@ -205,7 +97,7 @@ void gradient_direct(const CrossEntropyGradientPass& pass, int64_t first_row, in
       const bool here = y >= 0 && y < n && !terms.probabilities;
       In mended{};
       if (here) narrow(gradient_at_target(factors, terms, static_cast<T>(widen(x[c + y])), target.index), &mended);
-      block(factors, x + c, t, g + c, n);
+      of_row(factors, x + c, t, g + c, n);
       if (here) g[c + y] = mended;
     }
   }

@@ -3,7 +3,7 @@
 
 #include "../math/logarithm.h"
 #include "binary_cross_entropy.h"
-#include "cross_entropy_columns.h"
+#include "cross_entropy_narrow.h"
 #include "log_softmax.h"
 #include "logsumexp.h"
 #include "nll_loss.h"

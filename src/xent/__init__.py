@@ -30,6 +30,7 @@ _HOME_OF = {
     "Report": "xent.inspection",
     "check": "xent.inspection",
     "doctor": "xent.inspection",
+    "watch": "xent.inspection",
     "LossTerms": "xent.terms",
     "SparseTarget": "xent.sparse_target",
     "backend": "xent.ops",
@@ -37,7 +38,7 @@ _HOME_OF = {
     "check_targets": "xent.target_checks",
     "XentError": "xent.errors",
 }
-_SUBMODULES = ("errors", "functional", "nn", "ops")
+_SUBMODULES = ("distributed", "errors", "functional", "nn", "ops")
 
 __all__ = [
     "Explanation",
@@ -58,6 +59,7 @@ __all__ = [
     "check_targets",
     "choices",
     "cross_entropy",
+    "distributed",
     "doctor",
     "errors",
     "explain",
@@ -70,10 +72,11 @@ __all__ = [
     "ops",
     "step",
     "token_logprobs",
+    "watch",
 ]  # a literal, for type checkers
 
 if TYPE_CHECKING:
-    from xent import errors, functional, nn, ops
+    from xent import distributed, errors, functional, nn, ops
     from xent.errors import XentError
     from xent.functional import (
         RowStats,
@@ -88,7 +91,7 @@ if TYPE_CHECKING:
         nll_loss,
         token_logprobs,
     )
-    from xent.inspection import Explanation, Finding, Report, StepLedger, check, doctor, explain, step
+    from xent.inspection import Explanation, Finding, Report, StepLedger, check, doctor, explain, step, watch
     from xent.ops import backend, choices
     from xent.sparse_target import SparseTarget
     from xent.target_checks import check_targets

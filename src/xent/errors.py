@@ -64,6 +64,10 @@ class DeviceError(XentError, ValueError, RuntimeError):
     """Tensors of one call that live on different devices."""
 
 
+class DistributedError(XentError, RuntimeError):
+    """A call that the ranks of a group make together, and one of them did not or could not."""
+
+
 class NotExplained(XentError, ValueError):  # noqa: N818  (what it says of the loss)
     """A loss value whose way from the logits can't be read."""
 

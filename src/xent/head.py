@@ -24,10 +24,12 @@ class Head:
     Attributes:
         weight: (C, D), or (C, d1, …, dK, D).
         bias: (C,), or (C, d1, …, dK), or None.
+        is_shard: whether it makes some of the classes only; the others are another rank's.
     """
 
     weight: Tensor
     bias: Tensor | None
+    is_shard: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -114,9 +116,8 @@ def head_rows_of(
     check_device("linear_weight", head.weight, input.device)
     _check_fits(input, head.weight, dim)
     _check_bias(head, input)
-    layout = LogitsLayout(
-        (*input.shape[:dim], head.num_classes, *head.extra_shape, *input.shape[dim + 1 :]), dim, input.device
-    )
+    shape = (*input.shape[:dim], head.num_classes, *head.extra_shape, *input.shape[dim + 1 :])
+    layout = LogitsLayout(shape, dim, input.device, head.is_shard)
     if head.extra_shape and isinstance(target, SparseTarget):
         raise OptionError(
             "a sparse target with K-dimensional linear_weight",

@@ -65,11 +65,15 @@ class Rows:
 
 @dataclass(frozen=True)
 class LogitsLayout:
-    """What the checks need to know of logits, held or not: `linear_cross_entropy` never makes them whole."""
+    """What the checks need to know of logits, held or not: `linear_cross_entropy` never makes them whole.
+
+    Of a shard, some of the classes: there may be none, and which indices are in range is not known here.
+    """
 
     shape: tuple[int, ...]
     class_dim: int
     device: torch.device
+    is_shard: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -155,7 +159,7 @@ def canonical_target(
     else:
         check_device("target", target, layout.device)
     _check_class_weight(terms.weight, layout)
-    if layout.num_classes == 0:
+    if layout.num_classes == 0 and not layout.is_shard:
         raise ShapeError(f"logits of shape {layout.shape} have 0 classes", "a loss needs at least one", "pass logits")
     _check_shift(shift, layout)
     probabilities = None
@@ -164,11 +168,11 @@ def canonical_target(
         target, probabilities = (drop_first(part, shift, dim=-2) for part in target)
         target = _as_int64(target)
         probabilities = probabilities.masked_fill(target == terms.ignore_index, 0)
-        check_target_range(target, layout.num_classes, terms.ignore_index)
     elif tuple(target.shape) == layout.shape:
         target = drop_first(_probability_target(layout, target, terms), shift, dim=-2)
     else:
         target = drop_first(_index_target(layout, target, terms), shift, dim=-1)
+    if not target.is_floating_point() and not layout.is_shard:
         check_target_range(target, layout.num_classes, terms.ignore_index)
     return target, probabilities, _with_row_weight(terms, layout, shift)
 

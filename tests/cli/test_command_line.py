@@ -63,8 +63,11 @@ def test_version(capfd):
 
 
 WRONG_USAGE = {
-    "no recipe": (["train"], "no recipe given; the recipes are: digits, language_model"),
-    "unknown recipe": (["train", "mnist"], "there is no recipe 'mnist'; the recipes are: digits, language_model"),
+    "no recipe": (["train"], "no recipe given; the recipes are: digits, language_model, text, xor"),
+    "unknown recipe": (
+        ["train", "mnist"],
+        "there is no recipe 'mnist'; the recipes are: digits, language_model, text, xor",
+    ),
     "nearly a recipe": (["train", "digit"], "did you mean xent train digits?"),
     "unknown command": (["trai"], "Did you mean 'train'?"),
     "unknown option": (["train", "digits", "--rate", "1"], "--rate"),

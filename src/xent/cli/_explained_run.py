@@ -23,11 +23,14 @@ from xent.recipes.digits import DigitsLearner
 from xent.recipes.digits_runs import trained as trained_digits
 from xent.recipes.language_model import LanguageLearner
 from xent.recipes.language_model_runs import trained as trained_language_model
+from xent.recipes.text import validation_logits
+from xent.recipes.text_runs import trained as trained_text
 from xent.report._digit_drawing import beside, drawn
 from xent.report._numbers import number
 
 _EACH, _EACH_TOKEN = 3, 5  # digits, and tokens, of each kind that are shown
 _CONTEXT, _LONG_CONTEXT = 28, 160  # characters before a token, in a terminal and on a page
+_LINE = 76  # characters of a text in a terminal
 _MOST_TOKENS = 1 << 16  # that are explained; of more, the first
 _ORDERS = ("worst", "best", "random")
 
@@ -61,10 +64,10 @@ def of_run(path: Path) -> ExplainedRun:
         OptionError: `path` is no run of a recipe that is read here.
         DataError, RunError: a file of the run, or its data, is missing or damaged.
     """
-    readers = {"digits": _of_digits, "language_model": _of_language_model}
+    readers = {"digits": _of_digits, "text": _of_text, "language_model": _of_language_model}
     recipe = recipe_of(path)
     if recipe not in readers:
-        raise OptionError(f"{path} is a run of {recipe}", f"runs of {' and '.join(readers)} are explained", "pass one")
+        raise OptionError(f"{path} is a run of {recipe}", f"runs of {', '.join(readers)} are explained", "pass one")
     return readers[recipe](path)
 
 
@@ -86,6 +89,24 @@ def _picture(learner: DigitsLearner, record: dict[str, Any]) -> list[str]:
     said = f"{record['target']} read as {record['predicted']}"
     image = drawn(pixels.reshape(side, -1).tolist())
     return [*image, f"row {record['row']}: {said}", f"p {number(record['p'])}, {number(record['nats'])} nats"]
+
+
+def _of_text(path: Path) -> ExplainedRun:
+    learner = trained_text(path)
+    rows_N, logits_NC = validation_logits(learner)
+    texts = [learner.data.text(row, _LONG_CONTEXT) for row in rows_N.tolist()]
+    names = learner.data.texts.label_names
+    explanation = xent.explain(logits_NC, learner.data.labels(rows_N), class_names=names, row_names=texts)
+    lines: list[str] = []
+    for order in _ORDERS:
+        lines += [f"{order} texts", *map(_text_line, explanation.rows(order, _EACH_TOKEN)), ""]
+    return ExplainedRun(explanation, "\n".join(lines).rstrip())
+
+
+def _text_line(record: dict[str, Any]) -> str:
+    guess = "" if record["right"] else f", read as {record['predicted']} with {number(record['predicted_p'], 2)}"
+    text = record["name"] if len(record["name"]) <= _LINE else record["name"][: _LINE - 1] + "…"
+    return f"  {record['target']}: p {number(record['p'])}, {number(record['nats'])} nats{guess}\n    {text}"
 
 
 def _of_language_model(path: Path) -> ExplainedRun:

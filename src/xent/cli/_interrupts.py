@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell has it
 
@@ -27,17 +28,40 @@ def interrupts_held() -> Iterator[None]:
     if before is not signal.default_int_handler:  # ignored, as under nohup, or somebody else's
         yield
         return
-    pressed = False
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        nonlocal pressed
-        pressed = True
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, remember)
+    held = _Held(before)
+    signal.signal(signal.SIGINT, held)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if pressed:
+    if held.pressed:
         raise KeyboardInterrupt
+
+
+@contextmanager
+def interrupts_let_through() -> Iterator[None]:
+    """Inside `interrupts_held`: let a Ctrl-C through at once, for work that is long and leaves nothing behind.
+
+    Raises:
+        KeyboardInterrupt: as it comes.
+    """
+    held = signal.getsignal(signal.SIGINT)
+    if not isinstance(held, _Held):
+        yield  # nothing is held, or a Ctrl-C was pressed, and the next one is let through anyway
+        return
+    signal.signal(signal.SIGINT, held.before)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, held)
+
+
+class _Held:
+    """A handler that remembers the first Ctrl-C; the second one has its usual effect."""
+
+    def __init__(self, before: Any) -> None:
+        self.before, self.pressed = before, False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.pressed = True
+        signal.signal(signal.SIGINT, self.before)

@@ -13,6 +13,9 @@ import xent
 from xent.cli import bench, train
 from xent.cli import doctor as doctor_command
 from xent.cli import explain as explain_command
+from xent.cli import report as report_command
+from xent.cli import score as score_command
+from xent.cli import watch as watch_command
 from xent.cli._interrupts import INTERRUPTED, Stopped
 from xent.errors import OptionError, XentError
 
@@ -30,13 +33,21 @@ app = typer.Typer(
 # A command is one file: its `app` (or a function) is added here.
 app.add_typer(train.app, name="train")
 app.add_typer(bench.app, name="bench")
+app.command("score", epilog=score_command.EPILOG)(score_command.score)
 app.command("explain", epilog=explain_command.EPILOG)(explain_command.explain)
+app.command("report", epilog=report_command.EPILOG)(report_command.report)
 app.command(
     "doctor",
     epilog=doctor_command.EPILOG,
     cls=doctor_command.DoctorCommand,
     context_settings={"allow_interspersed_args": False},
 )(doctor_command.doctor)
+app.command(
+    "watch",
+    epilog=watch_command.EPILOG,
+    cls=watch_command.WatchCommand,
+    context_settings={"allow_interspersed_args": False},
+)(watch_command.watch)
 
 
 @app.callback(invoke_without_command=True, epilog="[dim]Example:[/dim]  xent train digits")

@@ -49,10 +49,12 @@ class Ending:
     Attributes:
         status: its exit status.
         interrupted: whether by Ctrl-C, so that the process ends as one that a signal ended.
+        error: what it raised and nobody caught, in a line; "" where it ended otherwise.
     """
 
     status: int
     interrupted: bool = False
+    error: str = ""
 
 
 def run(program: Program) -> Ending:
@@ -66,7 +68,7 @@ def run(program: Program) -> Ending:
         return Ending(130, interrupted=True)
     except BaseException as error:
         _print_exception(error)
-        return Ending(1)
+        return Ending(1, error=f"{type(error).__name__}: {error}"[:500])
     return Ending(0)
 
 

@@ -13,6 +13,7 @@ from xent.recipes.digits_config import DEFAULT_LR, DigitsConfig, Optimizer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from xent.inspection.watching._watch import Watching
     from xent.recipes._display import Display, Metrics
     from xent.recipes._run_directory import RunDirectory
     from xent.recipes._runs import Recipe
@@ -24,7 +25,7 @@ EPILOG = (
     "  xent train digits --data DIR --optimizer adam --out runs/mnist\n\n"
     "  xent train digits --resume runs/mnist"
 )
-_ABOUT_THE_COMMAND = ("out", "resume", "as_json")  # the other options are the run's, kept in its config.json
+_ABOUT_THE_COMMAND = ("out", "resume", "as_json", "watch")  # the other options are the run's, kept in its config.json
 _DEFAULT = DigitsConfig()
 
 
@@ -52,6 +53,7 @@ def digits(
         Path | None, typer.Option(metavar="DIR", help="The new run's directory. [dim]default: runs/digits-N[/dim]")
     ] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
+    watch: Annotated[bool, typer.Option(help="Write records.jsonl and, at the end, report.html.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, progress to stderr.")] = False,
 ) -> int:
     """Train a perceptron to read handwritten digits.
@@ -59,7 +61,7 @@ def digits(
     The loss is shown in nats and bits beside its landmarks: ln 10 is guessing, 0 is certainty. The run is written to a
     directory, and can go on after any interruption with the same result to the last bit.
     """
-    return DigitsCommand().run(typed_options(context, _ABOUT_THE_COMMAND), Place(out, resume, as_json))
+    return DigitsCommand().run(typed_options(context, _ABOUT_THE_COMMAND), Place(out, resume, as_json, watch))
 
 
 class DigitsCommand(TrainingCommand):
@@ -104,3 +106,11 @@ class DigitsCommand(TrainingCommand):
         from xent.recipes import digits
 
         digits.train(learner, run, display)
+
+    def look(self, learner: DigitsLearner, watching: Watching) -> None:
+        """The validation rows."""
+        import torch
+
+        rows = learner.data.validation
+        with torch.no_grad():
+            watching.rows("validation", learner.model(rows.features), rows.labels, rows.features)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xent.cli._training_command import Place, TrainingCommand, typed_options
-from xent.errors import OptionError
+from xent.errors import OptionError, RunError, XentError
 from xent.recipes.language_model_config import (
     DEFAULT_HEADS,
     DEFAULT_LR,
@@ -36,7 +36,10 @@ EPILOG = (
     "  xent train language_model --data a.txt b.txt docs/ --tokens bpe\n\n"
     "  xent train language_model --resume runs/language_model-1 --epochs 20"
 )
-_ABOUT_THE_COMMAND = ("paths", "sample", "prompt", "temperature", "out", "resume", "as_json")
+_ABOUT_THE_COMMAND = (
+    *("paths", "sample", "prompt", "temperature", "out", "resume", "as_json", "watch"),
+    *("shard", "vocab_parallel"),
+)
 _DEFAULT, _SAMPLE = LanguageModelConfig(), SampleOptions()
 
 
@@ -96,11 +99,16 @@ def language_model(
     temperature: Annotated[
         float, typer.Option(metavar="X", help="1: as the model predicts; 0: always the most probable.")
     ] = _SAMPLE.temperature,
+    shard: Annotated[
+        bool, typer.Option("--shard", help="Under torchrun: spread all parameters over the processes (FSDP2).")
+    ] = False,
+    vocab_parallel: Annotated[int, _count("Under torchrun: processes that share the vocabulary.")] = 1,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="The new run's directory. [dim]default: runs/language_model-N[/dim]"),
     ] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
+    watch: Annotated[bool, typer.Option(help="Write records.jsonl and, at the end, report.html.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, progress to stderr.")] = False,
 ) -> int:
     """Train a small language model to predict the next token of a text.
@@ -114,8 +122,8 @@ def language_model(
         typed["context"] = typed.pop("window")  # Typer's own context has the name
     if paths:
         typed["data"] = _with_more(typed.get("data"), paths)
-    command = LanguageModelCommand(SampleOptions(sample, prompt, temperature))
-    return command.run(typed, Place(out, resume, as_json))
+    command = LanguageModelCommand(SampleOptions(sample, prompt, temperature), shard, vocab_parallel)
+    return command.run(typed, Place(out, resume, as_json, watch))
 
 
 def _with_more(data: list[str] | None, paths: list[str]) -> list[str]:
@@ -133,6 +141,33 @@ class LanguageModelCommand(TrainingCommand):
     """What is the language_model recipe's own."""
 
     text: SampleOptions
+    shard: bool = False
+    vocab_parallel: int = 1
+
+    def _open(self, typed: dict[str, Any], place: Place) -> tuple[LanguageLearner, RunDirectory]:
+        """Begin or resume, with all the processes that torchrun started."""
+        config = None if place.resume else self.config(typed)
+        from xent.recipes._worker_runs import open_together
+        from xent.recipes._workers import ParallelOptions, restarted, start_workers
+
+        workers = start_workers(ParallelOptions(self.shard, self.vocab_parallel))
+        if workers.is_alone and not restarted():
+            return super()._open(typed, place)
+        learner, run = open_together(workers, self.recipe(), config, place.out, place.resume, typed)
+        learner.join(workers)
+        return learner, run
+
+    def reports(self, learner: LanguageLearner) -> bool:
+        """Whether this process is the one that does."""
+        return learner.workers.is_first
+
+    def is_watched(self, learner: LanguageLearner) -> bool:
+        """Norms of sharded weights would need all processes."""
+        return learner.workers.is_alone
+
+    def close(self, learner: LanguageLearner) -> None:
+        """Leave the other processes."""
+        learner.workers.close()
 
     def config(self, typed: dict[str, Any]) -> LanguageModelConfig:
         """The options of a new run."""
@@ -182,11 +217,23 @@ class LanguageModelCommand(TrainingCommand):
         """Train up to the last epoch."""
         from xent.recipes import language_model
 
-        language_model.train(learner, run, display)
+        try:
+            language_model.train(learner, run, display)
+        except RuntimeError as error:
+            if learner.workers.is_alone or isinstance(error, XentError):
+                raise
+            raise RunError(
+                f"rank {learner.workers.rank} lost the others after epoch {learner.epoch} ({_first_line(error)})",
+                "all ranks must live until the training is over",
+                f"read what the rank that ended first printed, then go on under torchrun with {run.resume_command}",
+            ) from error
 
     def show(self, learner: LanguageLearner, console: Console) -> dict[str, Any]:
         """A text that the model writes."""
         if not self.text.tokens:
+            return {}
+        is_first, learner = learner.workers.is_first, learner.whole()
+        if not is_first:
             return {}
         from rich.text import Text
 
@@ -202,6 +249,10 @@ class LanguageModelCommand(TrainingCommand):
         console.print(Text(printable(prompt), style="bold").append(printable(text), style="not bold"), soft_wrap=True)
         console.print()
         return {"sample": {"prompt": prompt, "text": text, "temperature": self.text.temperature}}
+
+
+def _first_line(error: RuntimeError) -> str:
+    return str(error).strip().splitlines()[0][:200]
 
 
 def _shortened(prompt: str) -> str:

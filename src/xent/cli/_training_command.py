@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from xent.cli._interrupts import Stopped, interrupts_held
-from xent.errors import OptionError
+from xent.errors import OptionError, XentError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from xent.inspection.watching._watch import Watching
     from xent.recipes._display import Display, Metrics
     from xent.recipes._learner import Learner
     from xent.recipes._run_directory import RunDirectory
     from xent.recipes._runs import Recipe
+
+PAGE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Place:
     out: Path | None
     resume: Path | None
     as_json: bool
+    watch: bool = False
 
     def __post_init__(self) -> None:
         if self.out and self.resume:
@@ -74,6 +78,18 @@ class TrainingCommand(ABC):
         """Show what the learner can do now; return it for the summary."""
         return {}
 
+    def reports(self, learner: Any) -> bool:
+        """Whether this process is the one that reports."""
+        return True
+
+    def is_watched(self, learner: Any) -> bool:
+        """Whether its steps can be watched: those of one process."""
+        return True
+
+    def close(self, learner: Any) -> None:
+        """Leave other processes, if there are any."""
+        del learner  # one process has nobody to leave
+
     def run(self, typed: dict[str, Any], place: Place) -> int:
         """Do what was asked; return the exit status.
 
@@ -87,11 +103,13 @@ class TrainingCommand(ABC):
             with interrupts_held():  # an import or a new directory half done helps nobody
                 learner, run = self._open(typed, place)
             first_epoch = learner.epoch
-            console = _console(place.as_json, self._opening(learner, run, resumed=place.resume is not None))
-            shown = self._train(learner, run, console)
-            if place.as_json:
+            opening = self._opening(learner, run, resumed=place.resume is not None)
+            console = _console(place.as_json, opening, quiet=not self.reports(learner))
+            shown = self._train(learner, run, console, watch=place.watch and self.is_watched(learner))
+            if place.as_json and self.reports(learner):
                 timing = {"epochs_trained": learner.epoch - first_epoch, "seconds": _seconds_since(began_at)}
                 typer.echo(json.dumps({**_summary(learner, run), **shown, **timing}, indent=2, ensure_ascii=False))
+            self.close(learner)
         except KeyboardInterrupt:
             if run is None:
                 raise
@@ -121,15 +139,33 @@ class TrainingCommand(ABC):
             lines.append(f"resumed    after epoch {learner.epoch} of {epochs}")
         return [*lines, ""]
 
-    def _train(self, learner: Any, run: RunDirectory, console: Console) -> dict[str, Any]:
+    def _train(self, learner: Any, run: RunDirectory, console: Console, *, watch: bool) -> dict[str, Any]:
         latest = run.last_metrics() if learner.epoch else {"epoch": 0, **self.measure(learner)}
+        goes_on = learner.epoch < learner.config.epochs
         with self.display(console, learner, latest) as display:
-            self.train(learner, run, display)
+            if watch and goes_on:
+                self._train_watched(learner, run, display)
+            else:
+                self.train(learner, run, display)
         _print_metrics(console, display)
         shown = self.show(learner, console)
         console.print(f"saved      {run.path}", soft_wrap=True, markup=False)
         console.print(f"go on      {run.resume_command} --epochs {2 * learner.epoch}", soft_wrap=True, markup=False)
+        if watch and goes_on:
+            write_page(run.path, console)
         return shown
+
+    def _train_watched(self, learner: Any, run: RunDirectory, display: Display) -> None:
+        from xent.recipes._records import watched, write_metrics
+
+        with watched(learner, run) as watching:
+            display.also = lambda metrics: write_metrics(watching, learner, metrics)
+            self.train(learner, run, display)
+            self.look(learner, watching)
+
+    def look(self, learner: Any, watching: Watching) -> None:
+        """Write where the loss is at the end of the training, for the page."""
+        return
 
 
 def typed_options(context: typer.Context, about_the_command: tuple[str, ...]) -> dict[str, Any]:
@@ -143,13 +179,29 @@ def typed_options(context: typer.Context, about_the_command: tuple[str, ...]) ->
     }
 
 
-def _console(as_json: bool, opening: list[str]) -> Console:
+def _console(as_json: bool, opening: list[str], *, quiet: bool = False) -> Console:
     from rich.console import Console
 
-    console = Console(stderr=as_json, highlight=False)
+    console = Console(stderr=as_json, highlight=False, quiet=quiet)
     for line in opening:
         console.print(line, soft_wrap=True, markup=False)
     return console
+
+
+def write_page(path: Path, console: Console) -> None:
+    """Write the page of a run and say where it is, or why there is none."""
+    from importlib.util import find_spec
+
+    if find_spec("xent.report.run_page") is None:
+        return  # this build of xent has records and no page yet
+    from xent.report import run_page  # pyright: ignore[reportAttributeAccessIssue]
+
+    try:
+        run_page.write_report([path], path / PAGE)
+    except (XentError, OSError) as error:
+        console.print(f"report     not written: {error}", soft_wrap=True, markup=False)
+        return
+    console.print(f"report     {path / PAGE}", soft_wrap=True, markup=False)
 
 
 def _print_metrics(console: Console, display: Display) -> None:

@@ -19,11 +19,16 @@ EPILOG = (
     "  xent doctor --json report.json -m package.train\n\n"
     "  xent doctor --explain softmax-before-cross-entropy"
 )
-_WITH_VALUE = ("--json", "--mute", "--only", "--explain")
 
 
-class DoctorCommand(TyperCommand):
-    """What follows SCRIPT, or the MODULE of -m, is the program's own."""
+class ProgramCommand(TyperCommand):
+    """A command whose options end where the program's own begin: at SCRIPT, or after the MODULE of -m.
+
+    Attributes:
+        with_value: those that take one.
+    """
+
+    with_value: tuple[str, ...] = ()
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put what follows -m MODULE behind a --."""
@@ -32,8 +37,14 @@ class DoctorCommand(TyperCommand):
             if args[place] == "-m":
                 args.insert(min(place + 2, len(args)), "--")
                 break
-            place += 2 if args[place] in _WITH_VALUE else 1
+            place += 2 if args[place] in self.with_value else 1
         return super().parse_args(ctx, args)
+
+
+class DoctorCommand(ProgramCommand):
+    """What follows SCRIPT, or the MODULE of -m, is the program's own."""
+
+    with_value = ("--json", "--mute", "--only", "--explain")
 
 
 def doctor(
@@ -64,14 +75,19 @@ def doctor(
     check_names([*choices.mute, *choices.only])
     if choices.json is not None and (not choices.json.parent.is_dir() or choices.json.is_dir()):
         raise OptionError(f"--json {json}", "its folder must be there, and it is a file", "pass the path of a file")
-    chosen = _program(program or [], module)
+    chosen = program_of(program or [], module)
     chosen.check()
-    _restore_streams()
+    restore_streams()
     status = Examination(choices).run(chosen)
     raise SystemExit(status)
 
 
-def _program(given: list[str], module: str | None) -> Program:
+def program_of(given: list[str], module: str | None) -> Program:
+    """What is to run.
+
+    Raises:
+        OptionError: nothing was given.
+    """
     if module is not None:
         return Program(None, module, tuple(given))
     if not given:
@@ -79,7 +95,7 @@ def _program(given: list[str], module: str | None) -> Program:
     return Program(given[0], None, tuple(given[1:]))
 
 
-def _restore_streams() -> None:
+def restore_streams() -> None:
     """The program's streams as Python made them: our commands replace what a terminal can't show."""
     from xent.cli._main import ERRORS
 

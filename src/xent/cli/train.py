@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from xent.cli import _train_digits, _train_language_model
+from xent.cli import _train_digits, _train_language_model, _train_text, _train_xor
 from xent.errors import OptionError
 
 
@@ -36,6 +36,8 @@ class RecipeGroup(TyperGroup):
 app = typer.Typer(cls=RecipeGroup, invoke_without_command=True, help="Train a small model with xent, on real data.")
 app.command("digits", epilog=_train_digits.EPILOG)(_train_digits.digits)
 app.command("language_model", epilog=_train_language_model.EPILOG)(_train_language_model.language_model)
+app.command("text", epilog=_train_text.EPILOG)(_train_text.text)
+app.command("xor", epilog=_train_xor.EPILOG)(_train_xor.xor)
 
 
 @app.callback(epilog="[dim]Example:[/dim]  xent train digits --epochs 10")
@@ -43,5 +45,7 @@ def train(context: typer.Context) -> None:
     """Train a small model with xent, on real data."""
     if context.invoked_subcommand is None:
         raise OptionError(
-            "no recipe given", "the recipes are: digits, language_model", "pass one, such as xent train digits"
+            "no recipe given",
+            "the recipes are: digits, language_model, text, xor",
+            "pass one, such as xent train digits",
         )

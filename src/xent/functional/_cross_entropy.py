@@ -1,10 +1,15 @@
 from __future__ import annotations
 
-from typing import Literal, Unpack, overload
+from functools import partial
+from typing import Any, Literal, Unpack, overload
 
 import torch
 from torch import Tensor
 
+from xent.distributed._exchange import CrossEntropyRows
+from xent.distributed._ranks import ranks_of
+from xent.distributed._vocab_parallel import part_of, rows_over_classes
+from xent.functional._sharded_tensors import cross_entropy_of_shards, is_sharded
 from xent.ops.choice import TINY, _request, column, open_blocks
 from xent.problem import Rows, rows_of
 from xent.reduction import reduce_rows
@@ -166,7 +171,24 @@ def cross_entropy(
         reduction=reduction,
         normalizer=normalizer,
     )
+    if is_sharded(input, target, weight, row_weight):
+        return cross_entropy_of_shards(input, target, terms, dim, shift, partial(_rows_of_shard, bool(stats)))
     return loss_of_rows(rows_of(input, target, terms, dim, shift), stats)
+
+
+def _rows_of_shard(stats: bool, given: dict[str, Any], group: object) -> CrossEntropyRows:
+    """This rank's rows: all their classes are here, or spread over a group."""
+    tensors = given["input"], given["target"], given["terms"], given["dim"], given["shift"]
+    if group is not None:
+        return rows_over_classes(ranks_of(group), given["input"], lambda: part_of(*tensors, stats))
+    problem = rows_of(*tensors)
+    terms = problem.terms
+    others = problem.target, problem.probabilities, terms.weight, terms.row_weight
+    file = column("cross_entropy", problem.logits, *others)
+    if not stats:
+        return CrossEntropyRows(*file.rows(problem))
+    row_stats = file.rows_with_stats(problem)
+    return CrossEntropyRows(row_stats.loss, row_stats.weight, row_stats)
 
 
 def loss_of_rows(problem: Rows, stats: bool) -> Tensor | tuple[Tensor, RowStats]:

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, Unpack, overload
+from functools import partial
+from typing import Any, Literal, Unpack, overload
 
 from torch import Tensor
 
+from xent.distributed._exchange import CrossEntropyRows
+from xent.distributed._ranks import ranks_of
+from xent.distributed._vocab_parallel_linear import linear_rows_over_classes
 from xent.errors import DtypeError, OptionError
-from xent.head import Head, head_rows_of
+from xent.functional._sharded_tensors import is_sharded, linear_of_shards
+from xent.head import Head, HeadRows, head_rows_of
 from xent.ops.choice import column
 from xent.reduction import reduce_rows
 from xent.row_stats import RowStats
@@ -140,6 +145,9 @@ def linear_cross_entropy(
         reduction=reduction,
         normalizer=normalizer,
     )
+    if is_sharded(input, linear_weight, linear_bias, target, weight, row_weight):
+        tensors, memory = (input, linear_weight, linear_bias), _checked_memory(max_memory)
+        return linear_of_shards(tensors, target, terms, dim, shift, partial(_rows_of_shard, bool(stats), memory))
     head = Head(linear_weight, linear_bias)
     problem = head_rows_of(input, head, target, terms, -1 if dim is None else dim, shift)
     least = _checked_filter(gradient_filter)
@@ -150,6 +158,26 @@ def linear_cross_entropy(
         row_stats = file.rows_with_stats(problem)
         return reduce_rows(row_stats.loss, row_stats.weight, problem.terms), row_stats
     return file.rows(problem)[0] if reduction == "none" else file.total(problem)
+
+
+def _rows_of_shard(stats: bool, max_memory: int | None, given: dict[str, Any], group: object) -> CrossEntropyRows:
+    """This rank's rows: all their classes are here, or spread over a group."""
+
+    def problem() -> HeadRows:
+        head = Head(given["linear_weight"], given["linear_bias"], is_shard=group is not None)
+        rows = head_rows_of(given["input"], head, given["target"], given["terms"], given["dim"], given["shift"])
+        return replace(rows, max_memory=max_memory)
+
+    if group is not None:
+        return linear_rows_over_classes(ranks_of(group), given["input"], problem, stats)
+    rows = problem()
+    terms = rows.terms
+    others = rows.weight, rows.bias, rows.target, rows.probabilities, terms.weight, terms.row_weight
+    file = column("linear_cross_entropy", rows.hidden, *others)
+    if not stats:
+        return CrossEntropyRows(*file.rows(rows))
+    row_stats = file.rows_with_stats(rows)
+    return CrossEntropyRows(row_stats.loss, row_stats.weight, row_stats)
 
 
 def _checked_memory(max_memory: int | None) -> int | None:

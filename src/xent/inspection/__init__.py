@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from xent.inspection.examination._doctor import doctor
     from xent.inspection.examination._finding import Finding
     from xent.inspection.examination._report import Report
+    from xent.inspection.watching._watch import watch
 
-__all__ = ["Explanation", "Finding", "Report", "StepLedger", "check", "doctor", "explain", "step"]
+__all__ = ["Explanation", "Finding", "Report", "StepLedger", "check", "doctor", "explain", "step", "watch"]
 
 _HOME_OF = {
     "Explanation": "_explanation",
@@ -26,6 +27,7 @@ _HOME_OF = {
     "doctor": "examination._doctor",
     "explain": "_explain",
     "step": "_step",
+    "watch": "watching._watch",
 }
 
 

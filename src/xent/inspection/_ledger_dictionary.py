@@ -52,6 +52,7 @@ def parameter_dictionary(account: ParameterAccount) -> dict[str, Any]:
 def _parameter(account: ParameterAccount) -> dict[str, Any]:
     record = account.record
     plain = account.stepped and not record.dtype.is_complex
+    entries = account.entries_of_dictionary().to_dict() if plain else []  # first: what it makes, the rest reads
     return {
         "name": account.name, "aliases": list(record.aliases), "layer": record.layer, "shape": list(record.shape),
         "dtype": str(record.dtype).removeprefix("torch."), "count": record.count, "trainable": record.trainable,
@@ -63,7 +64,7 @@ def _parameter(account: ParameterAccount) -> dict[str, Any]:
         "parts": [{"cause": part.cause, "share": part.share, "norm": part.norm} for part in account.parts],
         "ratio": account.update_ratio, "predicted": account.predicted, "because": because(account),
         "unknown": account.unknown, "equality": _equality(account.equality), "notes": list(record.notes),
-        "gradient_at_exit": record.gradient_at_exit, "entries": account.entries().to_dict() if plain else [],
+        "gradient_at_exit": record.gradient_at_exit, "entries": entries,
     }  # fmt: skip
 
 

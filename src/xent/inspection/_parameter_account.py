@@ -21,6 +21,8 @@ from xent.report import Receipt, ResultTable
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
+ENTRIES = 12  # of a parameter that are shown where nobody says how many
+
 
 @dataclass(frozen=True)
 class Part:
@@ -123,11 +125,32 @@ class ParameterAccount:
 
     @cached_property
     def _facts(self) -> tuple[StepEquality, list[Part]] | None:
-        if self.unknown or self.record.before is None or self.record.after is None:
+        return self._facts_of(self.recomputed()) if self._is_known else None
+
+    @property
+    def _is_known(self) -> bool:
+        return not self.unknown and self.record.before is not None and self.record.after is not None
+
+    def _facts_of(self, made: Recomputed) -> tuple[StepEquality, list[Part]] | None:
+        before, after = self.record.before, self.record.after
+        if before is None or after is None:
             return None
+        equality = step_equality(before, after, made.after)
+        return equality, _shares(made.parts(), after.double() - before.double())
+
+    def entries_of_dictionary(self) -> ResultTable:
+        """`entries()`; the step is made again once for these, the equality, the parts and the stages."""
+        if not self._is_known:
+            return self.entries()
+        from xent.inspection._parameter_lines import entries_table
+
         made = self.recomputed()
-        equality = step_equality(self.record.before, self.record.after, made.after)
-        return equality, _shares(made.parts(), self.record.after.double() - self.record.before.double())
+        known = self.__dict__  # where cached_property keeps what it has
+        if "_facts" not in known:
+            known["_facts"] = self._facts_of(made)
+        if "stages" not in known:
+            known["stages"] = _summarised(made)
+        return entries_table(self, self._places(None, ENTRIES), made)
 
     @property
     def equality(self) -> StepEquality | None:
@@ -144,7 +167,7 @@ class ParameterAccount:
         """(name, formula with numbers, summary) of every line; empty where its formula is not known."""
         if self.unknown:
             return []
-        return [(stage.name, stage.formula, summary(stage.value)) for stage in self.recomputed().stages]
+        return _summarised(self.recomputed())
 
     @cached_property
     def summaries(self) -> dict[str, Summary]:
@@ -161,7 +184,7 @@ class ParameterAccount:
             return None
         return found["update"].norm / found["before"].norm
 
-    @property
+    @cached_property
     def predicted(self) -> float:
         """Σ raw gradient · update: what this parameter's move promised the loss, to first order."""
         raw, update = self.raw_gradient, self.update
@@ -170,7 +193,7 @@ class ParameterAccount:
         raw = raw.to_dense() if raw.is_sparse else raw
         return float((dense_values(raw).double() * dense_values(update).double()).sum())
 
-    def entries(self, places: Sequence[Any] | None = None, n: int = 12) -> ResultTable:
+    def entries(self, places: Sequence[Any] | None = None, n: int = ENTRIES) -> ResultTable:
         """Single entries in full: before, gradient, every line of the formula, update, after.
 
         Args:
@@ -237,6 +260,10 @@ class ParameterAccount:
         from xent.report._notebook import html_receipt
 
         return html_receipt(self.receipt)
+
+
+def _summarised(made: Recomputed) -> list[tuple[str, str, Summary]]:
+    return [(stage.name, stage.formula, summary(stage.value)) for stage in made.stages]
 
 
 def _shares(parts: dict[str, Tensor], update: Tensor) -> list[Part]:

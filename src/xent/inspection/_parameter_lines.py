@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from xent.inspection._ledger_lines import Block, percent, shape_words
+from xent.inspection._optimizer_formulas import Recomputed
 from xent.inspection._parameter_account import ParameterAccount
 from xent.inspection._tensor_summary import Summary, summary
 from xent.report import Column, Line, Receipt, ResultTable, Title
@@ -83,8 +84,10 @@ def _line(name: str, formula: str, of: Summary) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def entries_table(account: ParameterAccount, places: Sequence[tuple[int, ...]]) -> ResultTable:
-    """Entries at places, with every line of the formula."""
+def entries_table(
+    account: ParameterAccount, places: Sequence[tuple[int, ...]], made: Recomputed | None = None
+) -> ResultTable:
+    """Entries at places, with every line of the formula; `made` is the step made again, where somebody has it."""
     tensors: dict[str, tuple[str, Tensor]] = {}
     for key, header, tensor in (
         ("before", "before", account.before), ("gradient", "gradient", account.gradient),
@@ -96,7 +99,7 @@ def entries_table(account: ParameterAccount, places: Sequence[tuple[int, ...]]) 
     if raw is not None and raw is not account.gradient:
         tensors["raw_gradient"] = ("raw gradient", raw.to_dense() if raw.is_sparse else raw)
     if not account.unknown:
-        for stage in account.recomputed().stages:
+        for stage in (made or account.recomputed()).stages:
             if stage.name != "step":  # it is the update, before it was rounded to θ's spacing
                 tensors[stage.name] = (stage.name, stage.value)
     kind = "text" if account.record.dtype.is_complex else "number"

@@ -54,14 +54,21 @@ def step_equality(before: Tensor, after: Tensor, derived: Tensor) -> StepEqualit
     given, made = dense_values(after), dense_values(derived)
     if torch.equal(given, made):
         return StepEquality(0.0, 0, given.numel())
-    start, exact, found = dense_values(before).double(), given.double(), made.double()
-    size = torch.maximum(torch.maximum(start.abs(), exact.abs()), (exact - start).abs())
-    steps = (exact - found).abs() / spacing(size.nan_to_num(nan=0.0, posinf=0.0), given.dtype)
-    same = (exact == found) | (exact.isnan() & found.isnan())
-    steps = torch.where(same, 0.0, steps.nan_to_num(nan=float("inf"), posinf=float("inf")))
-    flat = int(steps.argmax())
-    place = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), steps.shape)) if steps.dim() else ()
+    differing = ((given != made) & ~(given.isnan() & made.isnan())).reshape(-1).nonzero().squeeze(1)
+    flat, ulps, apart = 0, 0.0, 0
+    if len(differing):  # the spacing costs logarithms: only where it is asked for
+        steps = _ulps(*(dense_values(one).reshape(-1)[differing] for one in (before, given, made)))
+        worst = int(steps.argmax())
+        flat, ulps, apart = int(differing[worst]), float(steps[worst]), int((steps > ULPS_OF_EQUALS).sum())
+    place = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), given.shape)) if given.dim() else ()
     return StepEquality(
-        float(steps.reshape(-1)[flat]), int((steps > ULPS_OF_EQUALS).sum()), steps.numel(), place,
-        float(exact.reshape(-1)[flat]), float(found.reshape(-1)[flat]),
-    )  # fmt: skip
+        ulps, apart, given.numel(), place, float(given.reshape(-1)[flat]), float(made.reshape(-1)[flat])
+    )
+
+
+def _ulps(before: Tensor, after: Tensor, derived: Tensor) -> Tensor:
+    """The distance of entries that differ."""
+    start, exact, found = before.double(), after.double(), derived.double()
+    size = torch.maximum(torch.maximum(start.abs(), exact.abs()), (exact - start).abs())
+    steps = (exact - found).abs() / spacing(size.nan_to_num(nan=0.0, posinf=0.0), after.dtype)
+    return steps.nan_to_num(nan=float("inf"), posinf=float("inf"))

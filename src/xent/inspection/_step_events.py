@@ -29,17 +29,17 @@ class StepEvents:
         self._entry: dict[int, tuple[Any, ...]] = {}
         self._old_gradients: dict[int, tuple[Tensor, int]] = {}
 
-    def start(self) -> None:
-        """Begin to listen."""
+    def start(self, *, hears_steps: bool = True) -> None:
+        """Begin to listen; to steps too, unless somebody who does calls `step_begins` and `step_ended`."""
         with self._stack:
             for parameter, record in self.watched.parameters:
                 self._note_entry(parameter, record)
                 if parameter.requires_grad and parameter.is_leaf:
                     handle = parameter.register_post_accumulate_grad_hook(self._gradient_arrived)
                     self._stack.callback(handle.remove)
-            for optimizer in self.watched.optimizers:
-                self._stack.callback(optimizer.register_step_pre_hook(self._step_begins).remove)
-                self._stack.callback(optimizer.register_step_post_hook(self._step_ended).remove)
+            for optimizer in self.watched.optimizers if hears_steps else ():
+                self._stack.callback(optimizer.register_step_pre_hook(self.step_begins).remove)
+                self._stack.callback(optimizer.register_step_post_hook(self.step_ended).remove)
             listened(self._stack, torch.autograd, "backward", self._backward_begins, lambda *args, **kwargs: None)
             scaler = torch.amp.GradScaler  # pyright: ignore[reportPrivateImportUsage]
             listened(self._stack, scaler, "unscale_", lambda one, *args: one.get_scale(), self._unscaled)
@@ -129,7 +129,8 @@ class StepEvents:
 
     # step
 
-    def _step_begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+    def step_begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        """A hook of torch's optimizers; what it gives takes the place of the arguments."""
         number = self._number(optimizer)
         if number is None:
             return None
@@ -198,7 +199,8 @@ class StepEvents:
         if record.raw is None:
             record.raw = record.gradient
 
-    def _step_ended(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def step_ended(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """A hook of torch's optimizers."""
         number = self._number(optimizer)
         if number is None:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -61,13 +62,15 @@ def summary(tensor: Tensor) -> Summary:
     least, largest = values.aminmax()
     held = values.numel()
     absent = count - held
-    finite = values.isfinite()
-    not_finite = held - int(finite.sum())
-    kept = values[finite] if not_finite else values
-    end = float(kept.abs().max()) if kept.numel() else 0.0
+    not_finite, kept, end = 0, values, max(abs(float(least)), abs(float(largest)))
+    if not math.isfinite(end):  # aminmax passes NaN on
+        finite = values.isfinite()
+        not_finite, kept = held - int(finite.sum()), values[finite]
+        end = float(kept.abs().max()) if kept.numel() else 0.0
+    zeros = held - int(torch.count_nonzero(values)) + absent
     return Summary(
         count, _norm(values, 1) / count, _norm(values, 2), min(float(least), 0.0) if absent else float(least),
-        max(float(largest), 0.0) if absent else float(largest), (int((values == 0).sum()) + absent) / count,
+        max(float(largest), 0.0) if absent else float(largest), zeros / count,
         not_finite, end, _histogram(kept, end),
     )  # fmt: skip
 

@@ -197,6 +197,11 @@ def _costs_nothing(name: str, value: object) -> bool:
     return not isinstance(value, Tensor) and value == _NEUTRAL.get(name)
 
 
+def chosen_name(operation: str, input: Tensor, *others: Tensor | None) -> str:
+    """The name of the backend that runs `operation` on `input` and the other tensors of the call."""
+    return _name(operation, input, *others)
+
+
 def column(operation: str, input: Tensor, *others: Tensor | None) -> ModuleType:
     """The file of `operation` in the backend that runs it on `input` and the other tensors of the call."""
     return getattr(_COLUMNS[_name(operation, input, *others)], operation)

@@ -21,6 +21,7 @@ _STYLE = {"train": "cyan", "validation": "bold green"}
 _MARK = {"train": "●", "validation": "○"}
 _SECONDS_BETWEEN_FRAMES = 0.1
 _RATE_WIDTH = 12
+_MOST_WIDTH = 34  # of a part's measures in a plain line, so that it fits 80 columns
 
 Metrics = Mapping[str, Any]  # a line of metrics.jsonl, or what was measured before the first
 Item = TypeVar("Item")
@@ -49,7 +50,9 @@ _MEASURES = (
     Measure("bits/byte", "bits_per_byte", "{:.4f}".format, 12),
     Measure("perplexity", "loss", lambda nats: f"{perplexity(nats):.4g}", 0),
     Measure("accuracy", "accuracy", lambda share: f"{100 * share:.2f} %", 12),
+    Measure("macro-F1", "macro_f1", lambda share: f"{100 * share:.2f} %", 10),
     Measure("smoothed nats", "smoothed_loss", "{:.4f}".format, 0),
+    Measure("weighted nats", "weighted_loss", "{:.4f}".format, 0),
 )
 
 
@@ -63,6 +66,7 @@ class Display:
         num_epochs: the epoch to reach.
         latest: the last metrics shown: a line of metrics.jsonl, or that of epoch 0 before the first.
         tokens_per_step: of a recipe that counts its speed in tokens; None for one that does not.
+        also: is given the metrics of every epoch too.
     """
 
     console: Console
@@ -70,6 +74,7 @@ class Display:
     num_epochs: int
     latest: Metrics
     tokens_per_step: int | None = None
+    also: Callable[[Metrics], None] | None = None
 
     def __post_init__(self) -> None:
         self._live: Live | None = None
@@ -104,6 +109,8 @@ class Display:
     def epoch(self, metrics: Metrics) -> None:
         """Show the metrics of an epoch."""
         self.latest = metrics
+        if self.also is not None:
+            self.also(metrics)
         if self._live is None:
             self.console.out(_plain_line(metrics) + self._rate(_RATE_WIDTH), highlight=False)
         self._refresh(0.0)
@@ -164,8 +171,15 @@ def _measures_of(metrics: Metrics) -> list[Measure]:
     return [measure for measure in _MEASURES if measure.key in metrics["train"]]
 
 
-def _header(metrics: Metrics) -> str:
+def _line_measures_of(metrics: Metrics) -> list[Measure]:
+    """Those of a plain line; bits, which follow from nats, are left to the table where they would not fit."""
     measures = [measure for measure in _measures_of(metrics) if measure.width]
+    too_wide = sum(measure.width for measure in measures) > _MOST_WIDTH
+    return [measure for measure in measures if not (too_wide and measure.key == "bits")]
+
+
+def _header(metrics: Metrics) -> str:
+    measures = _line_measures_of(metrics)
     width = sum(measure.width for measure in measures)
     titles = "".join(f"{measure.title:>{measure.width}}" for measure in measures)
     parts = "".join(f"   {f'── {part} ':─<{width}}" for part in PARTS)
@@ -173,7 +187,7 @@ def _header(metrics: Metrics) -> str:
 
 
 def _plain_line(metrics: Metrics) -> str:
-    measures = [measure for measure in _measures_of(metrics) if measure.width]
+    measures = _line_measures_of(metrics)
     numbers = (
         "   " + "".join(f"{measure.show(metrics[part][measure.key]):>{measure.width}}" for measure in measures)
         for part in PARTS

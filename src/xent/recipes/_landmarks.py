@@ -29,7 +29,7 @@ class Landmarks:
     @property
     def marks(self) -> tuple[float, ...]:
         """Those that the ruler shows."""
-        return (self.guessing,)
+        return (self.label_prior, self.guessing)
 
     def in_words(self) -> str:
         """All of them, a line or two."""

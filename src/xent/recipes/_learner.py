@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from xent.errors import RunError
 from xent.recipes._checkpoint import Checkpoint
@@ -59,9 +59,22 @@ class Learner(Generic[OptionsT, DataT, ModelT]):
     optimizer: torch.optim.Optimizer
     epoch: int = 0
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps between two lines of metrics.jsonl."""
+        raise NotImplementedError
+
+    def names(self) -> dict[str, Any]:
+        """How its classes are called: class_names or decode, as `xent.watch` takes them."""
+        return {}
+
     def files(self) -> dict[str, bytes]:
         """Files that a new run begins with, besides those that every run has."""
         return {}
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights by name, whole on every rank."""
+        return self.model.state_dict()
 
     def checkpoint(self, metrics_bytes: int) -> Checkpoint:
         """Where it stands, with the length of metrics.jsonl that belongs to it."""
@@ -86,5 +99,5 @@ def finish_epoch(learner: Learner, run: RunDirectory, metrics: dict[str, Any]) -
     learner.epoch += 1
     record = {"epoch": learner.epoch, **metrics}
     metrics_bytes = run.append_metrics(record)
-    run.save(learner.checkpoint(metrics_bytes), learner.model.state_dict())
+    run.save(learner.checkpoint(metrics_bytes), learner.weights())
     return record

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -12,14 +14,21 @@ _MODEL, _OPTIMIZER, _GENERATOR = "model.", "optimizer.", "generator"
 
 def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> dict[str, Tensor]:
     """Everything that decides the next step, by name: `model.NAME`, `optimizer.PARAMETER.NAME`, `generator`."""
-    moments = {
+    return named_state(model.state_dict(), optimizer.state_dict()["state"], generator)
+
+
+def named_state(
+    weights: dict[str, Tensor], moments: dict[int, dict[str, Any]], generator: torch.Generator
+) -> dict[str, Tensor]:
+    """The same from weights by name and optimizer state by the number of the parameter."""
+    of_optimizer = {
         f"{_OPTIMIZER}{parameter}.{name}": value
-        for parameter, values in optimizer.state_dict()["state"].items()
+        for parameter, values in moments.items()
         for name, value in values.items()
         if isinstance(value, Tensor)
     }
-    weights = {_MODEL + name: value for name, value in model.state_dict().items()}
-    return {**weights, **moments, _GENERATOR: generator.get_state()}
+    of_model = {_MODEL + name: value for name, value in weights.items()}
+    return {**of_model, **of_optimizer, _GENERATOR: generator.get_state()}
 
 
 def load_state_tensors(

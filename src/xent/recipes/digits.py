@@ -41,6 +41,15 @@ class DigitsLearner(Learner[DigitsConfig, DigitImages, nn.Sequential]):
         """What its losses are read against."""
         return landmarks_of(self.data.train.labels, NUM_CLASSES, self.config.label_smoothing)
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of the training rows."""
+        return -(-len(self.data.train) // self.config.batch_size)
+
+    def names(self) -> dict[str, Any]:
+        """The digits."""
+        return {"class_names": [str(digit) for digit in range(NUM_CLASSES)]}
+
 
 def train(learner: DigitsLearner, run: RunDirectory, display: Display) -> None:
     """Train up to `config.epochs`, writing every epoch to the run.

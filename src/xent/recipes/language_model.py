@@ -21,19 +21,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 import xent
+from xent.distributed import token_mean, vocab_parallel_linear_cross_entropy
+from xent.recipes._checkpoint import Checkpoint
 from xent.recipes._decoder import Decoder, LongShortTermMemory, Transformer, initialised
 from xent.recipes._display import Display
 from xent.recipes._landmarks import TextLandmarks, bits
 from xent.recipes._learner import Learner, finish_epoch
+from xent.recipes._parallel_model import ParallelModel
 from xent.recipes._run_directory import RunDirectory
 from xent.recipes._text_tokens import TOKENIZER, TextTokens, load_text_tokens, windows_of, windows_over
 from xent.recipes._threads import torch_threads
+from xent.recipes._training_state import named_state
+from xent.recipes._workers import ALONE, Workers
 from xent.recipes.language_model_config import DEFAULT_HEADS, LanguageModelConfig
 
 CLIP = 1.0  # the largest norm of the gradient that a step follows in full
@@ -42,7 +47,46 @@ _WARMUP, _PLATEAU = 100, 400  # steps
 
 @dataclass
 class LanguageLearner(Learner[LanguageModelConfig, TextTokens, Decoder]):
-    """A decoder on text; the generator draws the windows."""
+    """A decoder on text; the generator draws the windows.
+
+    Attributes:
+        parallel: the model over many processes; None of one.
+    """
+
+    parallel: ParallelModel | None = None
+
+    @property
+    def workers(self) -> Workers:
+        """The processes that train it."""
+        return ALONE if self.parallel is None else self.parallel.workers
+
+    def join(self, workers: Workers) -> None:
+        """Become one of many processes that train the model."""
+        if workers.is_alone:
+            return
+        moments = self.optimizer.state_dict()["state"]
+        self.parallel = ParallelModel(self.model, workers)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.config.learning_rate, fused=True)
+        self.parallel.restore_moments(self.optimizer, moments)
+
+    def whole(self) -> LanguageLearner:
+        """A learner of this process alone; every rank makes the call."""
+        if self.parallel is None:
+            return self
+        alone = _decoder(self.config, self.data.num_tokens).to_empty(device="cpu")
+        alone.load_state_dict(self.weights())
+        return replace(self, model=alone, parallel=None)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights by name, whole on every rank."""
+        return super().weights() if self.parallel is None else self.parallel.state()
+
+    def checkpoint(self, metrics_bytes: int) -> Checkpoint:
+        """Where it stands, for any number of processes."""
+        if self.parallel is None:
+            return super().checkpoint(metrics_bytes)
+        tensors = named_state(self.weights(), self.parallel.moments(self.optimizer), self.generator)
+        return Checkpoint(self.epoch, metrics_bytes, self.config.fingerprint(self.data.sha256), tensors)
 
     @cached_property
     def landmarks(self) -> TextLandmarks:
@@ -53,6 +97,15 @@ class LanguageLearner(Learner[LanguageModelConfig, TextTokens, Decoder]):
     def tokens_per_step(self) -> int:
         """Tokens that a step predicts."""
         return self.config.batch_size * (self.config.context - 1)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """As many as were asked for."""
+        return self.config.steps
+
+    def names(self) -> dict[str, Any]:
+        """Tokens are text."""
+        return {"decode": self.data.tokenizer.decode}
 
     def files(self) -> dict[str, bytes]:
         """The tokenizer."""
@@ -66,19 +119,36 @@ def train(learner: LanguageLearner, run: RunDirectory, display: Display) -> None
         RunError: the loss is no longer finite, or the run can't be written; earlier checkpoints are intact.
         KeyboardInterrupt: as it came; the run can be resumed.
     """
-    config, model, optimizer = learner.config, learner.model, learner.optimizer
+    config, model, optimizer, parallel = learner.config, learner.model, learner.optimizer, learner.parallel
     with torch_threads(config.threads or 1):
         while learner.epoch < config.epochs:
             for step in display.steps(range(config.steps)):
                 tokens_BT = draw_windows(learner)
-                hidden_BTD = model(tokens_BT)  # forward
-                loss = xent.linear_cross_entropy(hidden_BTD, model.embedding.weight, tokens_BT, shift=1)  # loss
-                loss.backward()  # backward
-                torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+                if parallel is None:
+                    hidden_BTD = model(tokens_BT)  # forward
+                    loss = xent.linear_cross_entropy(hidden_BTD, model.embedding.weight, tokens_BT, shift=1)  # loss
+                    loss.backward()  # backward
+                    torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+                else:  # the same on this rank's windows, and its classes
+                    tokens_BT = parallel.workers.share(tokens_BT)
+                    parallel_loss(parallel, tokens_BT).backward()
+                    parallel.clip(CLIP)
                 set_learning_rate(optimizer, config, learner.epoch * config.steps + step + 1)
                 optimizer.step()  # step
                 optimizer.zero_grad()  # zero_grad
             display.epoch(finish_epoch(learner, run, measure(learner)))
+
+
+def parallel_loss(parallel: ParallelModel, tokens_BT: Tensor) -> Tensor:
+    """The loss of this rank's windows, over the tokens of all ranks: averaged gradients are those of the token mean."""
+    workers, hidden_BTD = parallel.workers, parallel.forward(tokens_BT)
+    weight, mean = parallel.model.embedding.weight, token_mean(tokens_BT, workers.data_group, shift=1)
+    if workers.options.vocab_parallel == 1:
+        return xent.linear_cross_entropy(hidden_BTD, weight, tokens_BT, shift=1, normalizer=mean.normalizer)
+    loss = vocab_parallel_linear_cross_entropy(
+        hidden_BTD, weight, tokens_BT, group=workers.vocab_group, shift=1, normalizer=mean.normalizer
+    )
+    return cast(Tensor, loss)  # without statistics
 
 
 def draw_windows(learner: LanguageLearner) -> Tensor:
@@ -107,27 +177,45 @@ def measure(learner: LanguageLearner) -> dict[str, Any]:
     train = windows_over(data.train, config.context, num_validation)
     with torch_threads(config.threads or 1):
         return {
-            "train": evaluate(learner.model, train, data.tokenizer.bytes_of_token),
-            "validation": evaluate(learner.model, validation, data.tokenizer.bytes_of_token),
+            "train": evaluate(learner, train),
+            "validation": evaluate(learner, validation),
         }
 
 
 @torch.no_grad()
-def evaluate(model: Decoder, windows: list[Tensor], bytes_of_token_V: Tensor) -> dict[str, float]:
-    """Loss (Σ surprisal ÷ tokens, in nats) and bits per byte (Σ bits ÷ UTF-8 bytes that the tokens stand for)."""
+def evaluate(learner: LanguageLearner, windows: list[Tensor]) -> dict[str, float]:
+    """Loss (Σ surprisal ÷ tokens, in nats) and bits per byte (Σ bits ÷ UTF-8 bytes that the tokens stand for).
+
+    Each data rank takes its share of every batch, and the sums are added.
+    """
+    workers, bytes_of_token_V = learner.workers, learner.data.tokenizer.bytes_of_token
     nats, num_tokens, num_bytes = 0.0, 0, 0
-    for tokens_BT in windows:
-        hidden_BTD = model(tokens_BT.int())
-        logprobs = xent.token_logprobs(hidden_BTD, tokens_BT, linear_weight=model.embedding.weight, shift=1)
-        nats -= logprobs.double().sum().item()
-        num_tokens += logprobs.numel()
-        num_bytes += int(bytes_of_token_V[tokens_BT[:, 1:].long()].sum())
+    for batch_BT in windows:
+        tokens_BT = workers.share(batch_BT)
+        surprisal = surprisals(learner, tokens_BT if len(tokens_BT) else batch_BT[:1])  # all ranks make each call
+        if len(tokens_BT):
+            nats += surprisal.double().sum().item()
+            num_tokens += surprisal.numel()
+            num_bytes += int(bytes_of_token_V[tokens_BT[:, 1:].long()].sum())
+    nats, num_tokens, num_bytes = workers.summed([nats, num_tokens, num_bytes])
     return {
-        "tokens": num_tokens,
-        "bytes": num_bytes,
+        "tokens": int(num_tokens),
+        "bytes": int(num_bytes),
         "loss": nats / num_tokens,
         "bits_per_byte": bits(nats) / num_bytes,
     }
+
+
+def surprisals(learner: LanguageLearner, tokens_BT: Tensor) -> Tensor:
+    """−ln p of every token but the first of each window."""
+    model, parallel = learner.model, learner.parallel
+    hidden_BTD = (model if parallel is None else parallel.forward)(tokens_BT.int())
+    weight = model.embedding.weight
+    if parallel is None or parallel.workers.options.vocab_parallel == 1:
+        return -xent.token_logprobs(hidden_BTD, tokens_BT, linear_weight=weight, shift=1)
+    group = parallel.workers.vocab_group
+    loss = vocab_parallel_linear_cross_entropy(hidden_BTD, weight, tokens_BT, group=group, shift=1, reduction="none")
+    return cast(Tensor, loss)
 
 
 def build(config: LanguageModelConfig, run: RunDirectory | None = None) -> LanguageLearner:

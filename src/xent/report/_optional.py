@@ -8,11 +8,11 @@ from types import ModuleType
 from xent.errors import DependencyError
 
 
-def needed(module: str, what: str) -> ModuleType:
+def needed(module: str, what: str, extra: str = "explain") -> ModuleType:
     """The module, or an error that says how to get it."""
     try:
         return import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        do = f"pip install {package}, or 'xent[explain]' for all that explain can use"
+        do = f"pip install {package.replace('_', '-')}, or 'xent[{extra}]' for all that {extra} can use"
         raise DependencyError(f"{package} is not installed", f"{what} needs it", do) from error

@@ -53,7 +53,7 @@ def write_page(path: Path, title: str, data: dict[str, Any], receipt: Receipt, f
         receipt: shown as it is.
         folded: below it.
     """
-    jinja, style, script = needed("jinja2", "a page"), _part("page.css"), _script()
+    jinja, style, script = needed("jinja2", "a page"), _part("base.css") + _part("page.css"), _script()
     loader = jinja.PackageLoader("xent.report", "page")
     template = jinja.Environment(loader=loader, autoescape=True, undefined=jinja.StrictUndefined).get_template(
         "page.html"
@@ -63,7 +63,7 @@ def write_page(path: Path, title: str, data: dict[str, Any], receipt: Receipt, f
         style=style,
         script=script,
         policy=_policy(style, script),
-        data=_json(data),
+        data=inert_json(data),
         blocks=[(_kind(block), block) for block in receipt.blocks],
         folded=folded,
         number=number,
@@ -93,16 +93,17 @@ def _script() -> str:
 
 def _policy(style: str, script: str) -> str:
     return (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
+        f"default-src 'none'; script-src '{source_hash(script)}'; style-src '{source_hash(style)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
     )
 
 
-def _hash(text: str) -> str:
+def source_hash(text: str) -> str:
+    """The text as a Content-Security-Policy names it."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _json(data: dict[str, Any]) -> str:
+def inert_json(data: dict[str, Any]) -> str:
     """JSON that can stand in a script element: no `<`, nothing unseen, no numbers that JSON does not have."""
     text = json.dumps(_plain(data), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
@@ -110,7 +111,7 @@ def _json(data: dict[str, Any]) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {seen(str(key)): _plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in value]
     if isinstance(value, str):

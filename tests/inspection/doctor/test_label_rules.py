@@ -134,6 +134,27 @@ def test_an_autoencoder_whose_decoder_reads_shifted_ids_is_right() -> None:
     assert slugs(program) == []
 
 
+DECODER = """
+read = torch.nn.Embedding(40, 8)
+encoder = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+decoder = torch.nn.TransformerDecoderLayer(8, 2, 16, batch_first=True)
+head = torch.nn.Linear(8, 40)
+text = torch.randint(40, (4, 13))
+ids, target = text[:, :-1], text[:, 1:]
+begun = torch.cat([torch.zeros(4, 1).long(), target[:, :-1]], 1)
+mask = torch.nn.Transformer.generate_square_subsequent_mask(12)
+logits = head(decoder(read({}), encoder(read({})), tgt_mask=mask)).log_softmax(-1)
+F.nll_loss(logits.view(-1, 40), target.reshape(-1)).backward()
+"""
+
+
+def test_a_decoder_that_reads_its_own_targets() -> None:
+    """Beside an encoder that reads others: the residual stream leads from position t to the prediction at t."""
+    assert slugs(DECODER.format("target", "ids")) == ["labels-not-shifted"]
+    assert slugs(DECODER.format("begun", "ids")) == []
+    assert slugs(DECODER.format("begun", "target")) == []  # an autoencoder: its encoder may read what is to be said
+
+
 PADDED = "ids = torch.tensor([[5, 7, 3, 9, 4], [4, 8, 0, 0, 0], [6, 2, 11, 0, 0]])\nlogits = torch.randn(3, 12, 5)\n"
 
 
@@ -159,7 +180,8 @@ def test_the_factor_of_kl_div() -> None:
     assert values(report, "kl-div-misuse")["factor"] == 5
     right = f"F.kl_div({logs}, torch.zeros(8, 5).softmax(1), reduction='batchmean')"
     assert slugs(right) == []
-    assert slugs(right.replace("log_softmax", "softmax")) == ["kl-div-misuse"]
+    uneven = right.replace("torch.zeros(8, 5).log_softmax", "torch.arange(40.0).view(8, 5).softmax")  # 1/C is no evidence
+    assert slugs(uneven) == ["kl-div-misuse"]
 
 
 def test_edits_of_logits() -> None:

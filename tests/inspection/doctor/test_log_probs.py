@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
+import torch.nn.functional as F
 
+import xent
 from tests.inspection.doctor.support import examined, found
 
 HEAD = """
@@ -36,6 +39,9 @@ CORRECT = {
     "bfloat16": "F.nll_loss(log_probs.bfloat16().detach(), y)",
     "some classes of log-probabilities": "F.cross_entropy(log_probs[:, :5], y % 5)",
     "scaled": "F.cross_entropy(log_probs / 2, y)",
+    "the log-sum-exp is added": "z = model(x); (F.nll_loss(z, y) + z.logsumexp(1).mean()).backward()",
+    "added by exp": "z = model(x); (F.nll_loss(z, y) + z.exp().sum(1).log().mean()).backward()",
+    "added to a view": "z = model(x); (F.nll_loss(z.view(-1, 10), y) + z.logsumexp(1).mean()).backward()",
     "a mixture": "F.nll_loss(torch.logaddexp(log_probs, x[:, :1] * 0 - 3).log_softmax(1), y)",
 }
 
@@ -53,9 +59,19 @@ def test_not_found(name: str) -> None:
 
 
 def test_proof_by_graph_signature_by_values() -> None:
-    proved = examined(HEAD + "F.nll_loss(model(x), y)", only=RULES).findings[0]
-    likely = examined(HEAD + "F.nll_loss(model(x).detach(), y)", only=RULES).findings[0]
-    assert (proved.certainty, likely.certainty) == ("proof", "signature")
+    """Before backward() something may be added yet: nll_loss(x) + logsumexp(x) is the cross-entropy."""
+    proved = examined(HEAD + "F.nll_loss(model(x), y).backward()", only=RULES).findings
+    unfinished = examined(HEAD + "F.nll_loss(model(x), y)", only=RULES).findings
+    likely = examined(HEAD + "F.nll_loss(model(x).detach(), y)", only=RULES).findings
+    certainties = [[each.certainty for each in findings] for findings in (proved, unfinished, likely)]
+    assert certainties == [["proof"], ["heuristic"], ["signature"]]
+
+
+def test_one_value_that_something_was_added_to_is_no_proof() -> None:
+    logits, y = torch.randn(4, 3) @ torch.nn.Linear(3, 3).weight.T, torch.tensor([0, 1, 2, 0])
+    loss = F.nll_loss(logits, y)
+    alone, whole = xent.check(loss).findings, xent.check(loss + logits.logsumexp(1).mean()).findings
+    assert [[each.certainty for each in findings] for findings in (alone, whole)] == [["proof"], ["heuristic"]]
 
 
 def test_the_sums_and_the_loss_are_the_users_own() -> None:

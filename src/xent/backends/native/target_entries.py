@@ -88,9 +88,9 @@ class RowGradients:
         """Those of some rows."""
         return self._each(lambda part: part[rows])
 
-    def beside_entries(self) -> RowGradients:
-        """Each as a column, to be broadcast over entries (M, k)."""
-        return self._each(lambda part: part.unsqueeze(1))
+    def beside_entries(self, dim: int = 1) -> RowGradients:
+        """Each as a column, to be broadcast over entries (M, k), or (*rows, k) with dim=-1."""
+        return self._each(lambda part: part.unsqueeze(dim))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> RowGradients:
         entropy = None if self.entropy is None else change(self.entropy)

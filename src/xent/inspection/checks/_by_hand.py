@@ -42,6 +42,8 @@ class _Unsafe:
 class _ByHand(Watcher):
     """Looks at a loss where it is made a number, and else where its backward begins."""
 
+    every_step = False
+
     def at_reduction(self, reduction: Reduction) -> Iterator[Found]:
         return self._judged(reduction.edges)
 

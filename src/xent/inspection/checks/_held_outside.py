@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from typing import Any
 
 from torch import Tensor
 from torch.nn import Module, Parameter
+
+from xent.inspection.examination._run import Run
 
 _OWN = frozenset(vars(Module()))  # the registry itself, hooks, flags
 _DEEPEST = 3  # lists in lists in lists
@@ -47,8 +50,20 @@ class Holdings:
     outside: dict[int, Held] = field(default_factory=dict)
 
 
-def holdings_of(roots: list[Module]) -> Holdings:
-    """Sort the parameters of some models and of what they hold."""
+_latest: weakref.WeakKeyDictionary[Run, tuple[int, Holdings]] = weakref.WeakKeyDictionary()
+
+
+def holdings_of(run: Run) -> Holdings:
+    """The parameters of the process's models; several rules that ask at one backward share one search."""
+    number, holdings = _latest.get(run, (-1, None))
+    if holdings is None or number != run.num_backwards:
+        holdings = _sorted(run.modules())
+        _latest[run] = run.num_backwards, holdings
+    return holdings
+
+
+def _sorted(roots: list[Module]) -> Holdings:
+    """Those of some models and of what they hold."""
     holdings = Holdings()
     held_modules: set[int] = set()
     for root in roots:

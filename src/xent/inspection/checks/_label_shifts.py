@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from xent.inspection.checks._rule import Rule
-from xent.inspection.checks._token_rows import TokenRows, ids_read, token_rows
+from xent.inspection.checks._token_rows import TokenRows, ids_read, ids_read_in_place, token_rows
 from xent.inspection.examination._events import LossCall
 from xent.inspection.examination._finding import Found, NotChecked
 
@@ -17,19 +17,26 @@ _SHIFTS = (-2, -1, 0, 1, 2, 3)
 
 
 def _not_shifted(call: LossCall) -> Iterator[Found]:
-    share, count = _only_shift(call, 0)
+    rows = token_rows(call)
+    ids = ids_read(call, rows)
+    share, count = _only_shift(rows, ids, 0)
+    proof = "the ids of every embedding behind the logits equal the targets, and do at no other shift"
+    if not share:
+        share, count = max((_only_shift(rows, [each], 0) for each in ids_read_in_place(call, rows)), default=(0.0, 0))
+        proof = "the ids of an embedding whose way to the logits never leaves its position equal the targets"
     if share:
         yield Found(
             message=f"the target at position t is the token that the model reads at position t ({100 * share:.4g} % of "
             f"{count:,}): it learns to copy its input, and the loss goes to 0 without the next token being predicted.",
             fix="shift by one: logits[:, :-1] against input_ids[:, 1:] (or shift=1 of xent's losses)",
-            proof="the ids of every embedding behind the logits equal the targets, and do at no other shift",
+            proof=proof,
             values={"share": share, "targets": count},
         )
 
 
 def _shifted_twice(call: LossCall) -> Iterator[Found]:
-    share, count = _only_shift(call, 2)
+    rows = token_rows(call)
+    share, count = _only_shift(rows, ids_read(call, rows), 2)
     if share:
         yield Found(
             message=f"the target at position t is the token at position t + 2 ({100 * share:.4g} % of {count:,}): the "
@@ -40,10 +47,8 @@ def _shifted_twice(call: LossCall) -> Iterator[Found]:
         )
 
 
-def _only_shift(call: LossCall, shift: int) -> tuple[float, int]:
+def _only_shift(rows: TokenRows, all_ids: list[Tensor], shift: int) -> tuple[float, int]:
     """The share of targets that are the ids `shift` positions on, if nearly all are, for every embedding; else 0."""
-    rows = token_rows(call)
-    all_ids = ids_read(call, rows)
     if not all_ids:
         raise NotChecked("no embedding of tokens behind the logits")
     least, count = 1.0, 0

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from xent.inspection._nodes import Edge, kind_of
 from xent.inspection.checks._layers import raw_layer
-from xent.inspection.checks._rule import Rule
+from xent.inspection.checks._rule import Rule, Watcher
 from xent.inspection.checks._softmaxes import looks_like_probabilities
-from xent.inspection.examination._events import LossCall
+from xent.inspection.examination._call_site import CallSite
+from xent.inspection.examination._events import BackwardCall, LossCall
 from xent.inspection.examination._finding import Certainty, Found, NotChecked
-from xent.inspection.examination._provenance import Provenance, saved_dim
+from xent.inspection.examination._provenance import Provenance, nodes_behind, provenance_of_edge, saved_dim
+from xent.inspection.examination._run import Run
 
+_MARK = "xent.doctor.nll"  # in the metadata of a loss's node: its line
+_MOST_LINES = 1000
+_NEAR = 12  # nodes between a loss of xent and the logits
 _MAY_LEAVE_ROWS = frozenset(["Gather", "IndexSelect", "Index", "MaskedSelect", "Slice", "Expand"])
 _IN_LOGS = 1e-2  # |logsumexp| of a row of log-probabilities in float32; an epsilon inside the log moves it by C·ε
 _IN_LOGS_HALF = 0.2  # of bfloat16 and float16, whose log-probabilities are off by 2⁻⁸ of themselves
@@ -54,6 +61,87 @@ def _is_normalised(rows: Tensor) -> bool:
 
 
 def _nll_without_log_probs(call: LossCall) -> Iterator[Found]:
+    """Judged at once, but for a loss of logits to whose value something may be added yet."""
+    if not _waits(call):
+        yield from _found_in_nll(call)
+
+
+def _waits(call: LossCall) -> bool:
+    return call.origin in ("torch", "xent") and call.output is not None and call.output.grad_fn is not None
+
+
+class _Finished(Watcher):
+    """nll_loss(x) + logsumexp(x) is the cross-entropy: a loss of logits is judged when its backward begins."""
+
+    every_step = False
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self._waiting: dict[CallSite | None, Found] = {}
+        self._judged: set[CallSite | None] = set()
+        self._saw = False
+
+    def at_loss_call(self, call: LossCall) -> Iterator[Found]:
+        if call.name != "nll_loss" or not _waits(call) or call.output is None or call.output.grad_fn is None:
+            return
+        self._saw = True
+        for found in _found_in_nll(call):
+            if found.certainty != "proof" or len(self._waiting) >= _MOST_LINES:
+                yield found
+                continue
+            self._waiting[call.site] = replace(found, site=call.site)
+            call.output.grad_fn.metadata[_MARK] = call.site  # pyright: ignore[reportIndexIssue]  (a property)
+
+    def at_backward(self, backward: BackwardCall) -> Iterator[Found]:
+        if not backward.sampled or not self._waiting:
+            return
+        marked = [edge for edge in backward.nodes if _MARK in edge.node.metadata]
+        if not marked:
+            return
+        added = {_made(operand) for edge in backward.nodes if kind_of(edge) in ("Logsumexp", "Exp")
+                 for operand in edge.operands if operand is not None}  # fmt: skip
+        for edge in marked:
+            site = edge.node.metadata.pop(_MARK)
+            found = self._waiting.pop(site, None)
+            self._judged.add(site)
+            if found is not None and not any(_made(table) in added for table in _tables(edge)):
+                yield found
+
+    def at_end(self) -> Iterator[Found]:
+        if not self._saw:
+            raise NotChecked("no nll_loss was called")
+        for site, found in self._waiting.items():
+            if site not in self._judged:
+                yield _if_nothing_is_added(found)
+
+
+def _tables(loss: Edge) -> list[Edge]:
+    """What a loss may have been computed from: the first operand of torch's node; of xent's, what lies near."""
+    if kind_of(loss).startswith("NllLoss"):
+        return [table for table in loss.operands[:1] if table is not None]
+    near = [edge for edge, _ in zip(nodes_behind(loss), range(_NEAR), strict=False)]
+    return [operand for edge in near for operand in edge.operands if operand is not None]
+
+
+def _made(table: Edge) -> tuple[int, int]:
+    """What made a table, views left out."""
+    maker = provenance_of_edge(table).maker
+    return table.key if maker is None else maker.edge.key
+
+
+def _if_nothing_is_added(found: Found) -> Found:
+    return replace(found, certainty="heuristic", message=f"{found.message} Intended if the log-sum-exp of each row is "
+                   "added to it elsewhere.")  # fmt: skip
+
+
+def _found_in_nll(call: LossCall) -> Iterator[Found]:
+    found = next(_nll_of_others(call), None)
+    if found is not None:
+        alone = call.origin != "graph" or (call.table is not None and call.table.is_root)
+        yield found if alone or found.certainty != "proof" else _if_nothing_is_added(found)
+
+
+def _nll_of_others(call: LossCall) -> Iterator[Found]:
     rows = call.rows(512)
     if rows.numel() == 0 or not rows.is_floating_point() or _is_normalised(rows):
         return
@@ -146,6 +234,7 @@ RULES = (
         functions=("nll_loss",),
         needs=("values that can be read",),
         at_loss_call=_nll_without_log_probs,
+        watcher=_Finished,
         example=_HEAD + "loss = F.nll_loss(model(x), y)\nloss.backward()\n",
         corrected=_HEAD + "loss = F.nll_loss(model(x).log_softmax(dim=1), y)\nloss.backward()\n",
     ),

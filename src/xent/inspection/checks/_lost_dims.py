@@ -18,9 +18,7 @@ _MOST_TENSORS = 64  # whose versions are remembered
 
 
 class _BatchDims(Watcher):
-    """Whether a line that was given (N, C) before is given (C,) now."""
-
-    every_call = True
+    """Whether a line that was given (N, C) before is given (C,) now: such a call is always looked at."""
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)
@@ -44,6 +42,8 @@ class _BatchDims(Watcher):
 
 class _Edits(Watcher):
     """Whether a tensor that a loss was made of is another at the second look: its version says so."""
+
+    every_step = False
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)

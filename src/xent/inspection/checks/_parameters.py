@@ -82,13 +82,11 @@ class _Unheld(Watcher):
             return
         self._saw_backward = True
         self._held.note_all()
-        leaves = backward.parameters
-        unheld = [leaf for leaf in leaves if leaf not in self._held]
+        unheld = [leaf for leaf in backward.parameters if leaf not in self._held]
         fresh = [leaf for leaf in unheld if self._is_fresh(leaf)]
         self.again(unheld, backward)
         if fresh:
-            holdings = holdings_of(self.run.modules())
-            self.first_seen(fresh, leaves, holdings, backward)
+            self.first_seen(fresh, holdings_of(self.run), backward.site)
 
     def at_step(self, step: OptimizerStep) -> None:
         self._held.note(step.optimizer)
@@ -100,7 +98,7 @@ class _Unheld(Watcher):
         self._known[id(leaf)] = weakref.ref(leaf)
         return True
 
-    def first_seen(self, fresh: list[Tensor], leaves: list[Tensor], holdings: Holdings, backward: BackwardCall) -> None:
+    def first_seen(self, fresh: list[Tensor], holdings: Holdings, site: CallSite | None) -> None:
         """Leaves that no optimizer holds now."""
 
     def again(self, unheld: list[Tensor], backward: BackwardCall) -> None:
@@ -135,12 +133,12 @@ class _NotRegistered(_Unheld):
         self._loose: list[_Loose] = []
         self._confirmed: set[int] = set()
 
-    def first_seen(self, fresh: list[Tensor], leaves: list[Tensor], holdings: Holdings, backward: BackwardCall) -> None:
+    def first_seen(self, fresh: list[Tensor], holdings: Holdings, site: CallSite | None) -> None:
         for leaf in _in_order(fresh, holdings.outside):
             held = holdings.outside.get(id(leaf))
             if held is not None:
                 self._loose.append(_Loose(weakref.ref(leaf), id(leaf), held, leaf.numel(), len(holdings.registered),
-                                          backward.site))  # fmt: skip
+                                          site))  # fmt: skip
 
     def again(self, unheld: list[Tensor], backward: BackwardCall) -> None:
         if self.run.num_steps:
@@ -219,7 +217,7 @@ class _NotInOptimizer(_Unheld):
         super().__init__(run)
         self._unmoved: dict[int, _Unmoved] = {}
 
-    def first_seen(self, fresh: list[Tensor], leaves: list[Tensor], holdings: Holdings, backward: BackwardCall) -> None:
+    def first_seen(self, fresh: list[Tensor], holdings: Holdings, site: CallSite | None) -> None:
         for leaf in _in_order(fresh, holdings.registered):
             registered = holdings.registered.get(id(leaf))
             if registered is not None and id(leaf) not in self._inputs:

@@ -4,85 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-
-from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
 
 from xent.inspection.checks._rule import Rule, Watcher
-from xent.inspection.examination._call_site import CallSite
-from xent.inspection.examination._events import LossCall
+from xent.inspection.examination._batch_sizes import BEFORE, BatchSizes
 from xent.inspection.examination._finding import Found, NotChecked
-from xent.inspection.examination._run import Run
 
-_SMALL = 4  # times fewer rows than usual
 _USUAL = 8  # rows that a usual batch has at least
-_BEFORE = 2  # usual batches before a small one
-
-
-@dataclass
-class _Sizes:
-    """The batches of one line: all of one size but for single small ones, or irregular."""
-
-    site: CallSite
-    usual: int
-    run_length: int = 0
-    calls: int = 0
-    small: int = 0
-    num_small: int = 0
-    irregular: bool = False
-    at: tuple[int, int] = (-1, -1)
-
-    def add(self, rows: int, at: tuple[int, int]) -> None:
-        """One more call, after so many backwards and steps."""
-        self.calls += 1
-        if self.calls > 1 and not _has_advanced(self.at, at):
-            self.irregular = True  # several losses for one step, or none
-        self.at = at
-        if rows == self.usual:
-            self.run_length += 1
-        elif rows * _SMALL <= self.usual and self.run_length >= _BEFORE and self.small in (0, rows):
-            self.small, self.num_small, self.run_length = rows, self.num_small + 1, 0
-        else:
-            self.irregular = True
-
-
-def _has_advanced(before: tuple[int, int], now: tuple[int, int]) -> bool:
-    backwards, steps = now[0] - before[0], now[1] - before[1]
-    return backwards > 0 and (steps > 0 or now[1] == 0)  # 0 steps: parameters are moved by hand
 
 
 class _RaggedLastBatch(Watcher):
-    """Counts the rows of every training call."""
-
-    every_call = True
-
-    def __init__(self, run: Run) -> None:
-        super().__init__(run)
-        self._sizes: dict[CallSite, _Sizes] = {}
-
-    def at_loss_call(self, call: LossCall) -> None:
-        if call.site is None or call.output is None or not call.output.requires_grad or call.reduction != "mean":
-            return
-        input = call.arguments.get("input")
-        if not isinstance(input, Tensor) or input.ndim < 2 or is_functorch_wrapped_tensor(input):
-            return
-        rows = input.shape[0]
-        sizes = self._sizes.get(call.site)
-        if sizes is None:
-            sizes = self._sizes[call.site] = _Sizes(call.site, rows)
-        sizes.add(rows, (self.run.num_backwards, self.run.num_steps))
+    """The session counts the rows of every training call; they are judged when the run is over."""
 
     def at_end(self) -> Iterator[Found]:
-        if not any(sizes.calls > _BEFORE for sizes in self._sizes.values()):
+        lines = list(self.run.batches.values())
+        if not any(sizes.calls > BEFORE for sizes in lines):
             raise NotChecked("no line computed more than two losses to train on")
-        for sizes in self._sizes.values():
-            trained = sizes.run_length or self.run.num_backwards > sizes.at[0]
+        for sizes in lines:
+            trained = sizes.run_length or self.run.num_backwards > sizes.num_backwards
             if sizes.num_small and not sizes.irregular and sizes.usual >= _USUAL and trained:
                 yield _found(sizes)
 
 
-def _found(sizes: _Sizes) -> Found:
+def _found(sizes: BatchSizes) -> Found:
     factor = sizes.usual / sizes.small
     rows = "row" if sizes.small == 1 else "rows"
     return Found(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from xent.inspection.examination._finding import Certainty, Found, Severity
 
@@ -29,13 +29,11 @@ class Watcher:
     Every method may return or yield `Found`s, or raise `NotChecked(reason)`.
 
     Attributes:
-        every_call: whether `at_loss_call` is for every call of a loss, not only the sampled ones (below 5 µs then).
-        every_step: False for a rule that may sleep: it hears of steps 1–6, 10, 11, 20, 21, 50, 51, … only. A
-            rule may set it on itself; it is read at the next of those steps.
+        every_step: False for a rule that may sleep: of backwards, steps and gradients it hears at steps 1–6, 10, 11,
+            20, 21, 50, 51, … only. A rule may set it on itself; it is read at the next of those steps.
     """
 
     every_step: bool = True
-    every_call: ClassVar[bool] = False
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -44,7 +42,7 @@ class Watcher:
         """What a rule that may sleep forgets when it hears again: it missed events."""
 
     def at_loss_call(self, call: LossCall) -> Founds:
-        """After the sampled calls of a loss function, or after every one (`every_call`)."""
+        """After the sampled calls of a loss function."""
 
     def at_reduction(self, reduction: Reduction) -> Founds:
         """When `mean()` or `sum()` makes a number of what was picked from a table, at sampled calls: a loss by hand."""
@@ -90,7 +88,6 @@ class Rule:
             call that torch let pass counts as checked if there is no `at_loss_call`.
         before_call: judges a call on an accelerator before its kernel runs, at sampled calls: a kernel that is given a
             wrong class index there ends the process.
-        every_call: whether `at_loss_call` is cheap enough (below 5 µs) for every call, not only the sampled ones.
         watcher: makes the judge of a run.
         example: a mistaken program of a few lines that runs and gives this finding.
         corrected: the same, mended: runs and gives none.
@@ -105,7 +102,6 @@ class Rule:
     at_loss_call: CallCheck | None = None
     at_error: CallCheck | None = None
     before_call: CallCheck | None = None
-    every_call: bool = False
     watcher: Callable[[Run], Watcher] | None = None
     example: str = ""
     corrected: str = ""

@@ -85,11 +85,9 @@ def _all_ignored(call: LossCall) -> Iterator[Found]:
 
 
 def _may_be_nan(call: LossCall) -> bool:
-    """Whether the loss is NaN, or not known; reading it makes an accelerator wait, so there only at sampled calls."""
+    """Whether the loss is NaN, or not known."""
     if call.output is None or call.output.numel() != 1:
-        return call.sampled
-    if not call.output.is_cpu and not call.sampled:
-        return False
+        return True
     value = call.values_of(call.output).item()
     return value != value
 
@@ -138,7 +136,6 @@ F.cross_entropy(logits, labels - 1)
         functions=("cross_entropy", "nll_loss", "linear_cross_entropy"),
         needs=("class indices that can be read",),
         at_loss_call=_all_ignored,
-        every_call=True,
         example="""
 import torch
 import torch.nn.functional as F

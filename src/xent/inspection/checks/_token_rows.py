@@ -8,12 +8,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xent.inspection._nodes import signed
+from xent.inspection._nodes import Edge, kind_of, signed
 from xent.inspection.examination._events import LossCall
 from xent.inspection.examination._finding import NotChecked
 from xent.inspection.examination._provenance import Step, saved
 
 _MOST_TOKENS = 1 << 18  # that are compared in one call
+_MOST_NODES = 5000  # of a graph that is searched for a way
+_IN_PLACE = frozenset(
+    [
+        *("Add", "Sub", "Mul", "Div", "Addmm", "Mm", "Linear", "View", "UnsafeView", "ReshapeAlias", "Transpose"),
+        *("Clone", "ToCopy", "Alias", "NativeLayerNorm", "FusedRmsNorm", "NativeDropout", "Relu", "Gelu", "Silu"),
+        *("Tanh", "Sigmoid", "LogSoftmax"),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -53,9 +61,52 @@ def ids_read(call: LossCall, rows: TokenRows) -> list[Tensor]:
     Raises:
         NotChecked: no graph.
     """
+    return _fitting(call.embedded_ids, rows)
+
+
+def ids_read_in_place(call: LossCall, rows: TokenRows) -> list[Tensor]:
+    """Those of embeddings from which a way leads to the logits that never leaves its position (a residual stream, no
+    attention): what is read at t reaches the prediction at t.
+
+    Raises:
+        NotChecked: no graph.
+    """
+    return _fitting(_embedded_in_place(call.edge), rows)
+
+
+def _embedded_in_place(logits: Edge) -> list[Tensor]:
+    found: list[Tensor] = []
+    waiting, seen = [logits], set()
+    while waiting and len(seen) < _MOST_NODES:
+        edge = waiting.pop()
+        if edge.node in seen:
+            continue
+        seen.add(edge.node)
+        kind = kind_of(edge)
+        if kind == "Embedding":
+            ids = saved(edge, "indices")
+            found += [ids] if isinstance(ids, Tensor) else []
+        elif kind in _IN_PLACE:
+            waiting.extend(each for each in edge.operands if each is not None and _keeps_positions(edge, kind, each))
+    return found
+
+
+def _keeps_positions(edge: Edge, kind: str, operand: Edge) -> bool:
+    """Whether features stay the last dim: a view or transpose of them may mix positions."""
+    if hasattr(operand.node, "variable"):
+        return False  # a weight, the end of this way
+    if kind in ("View", "UnsafeView", "ReshapeAlias"):
+        return edge.shape[-1:] == operand.shape[-1:]
+    if kind == "Transpose":
+        moved = {signed(saved(edge, name) or 0) % len(edge.shape) for name in ("dim0", "dim1")}
+        return len(edge.shape) - 1 not in moved
+    return True
+
+
+def _fitting(given_ids: list[Tensor], rows: TokenRows) -> list[Tensor]:
     batch, length = rows.target.shape
     found = []
-    for given in call.embedded_ids:
+    for given in given_ids:
         ids = _as_rows(given.detach(), batch)
         if ids is not None and ids.shape[1] + rows.offset >= length and not _are_positions(ids):
             found.append(ids)

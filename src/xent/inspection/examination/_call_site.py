@@ -96,12 +96,15 @@ def site_of(frame: FrameType | None) -> CallSite | None:
     return CallSite(code.co_filename, line, last, code.co_name, _called_from(frame))
 
 
+def _is_installed(file: str) -> bool:
+    """Files of packages, also of another environment that a .pth file leads to."""
+    return file.startswith(_INSTALLED) or "/site-packages/" in file
+
+
 def _called_from(frame: FrameType) -> str:
-    if not frame.f_code.co_filename.startswith(_INSTALLED):
+    if not _is_installed(frame.f_code.co_filename):
         return ""
     outer: FrameType | None = frame.f_back
-    while outer is not None and (
-        outer.f_code.co_filename.startswith(_INSTALLED) or _is_library(outer.f_code.co_filename)
-    ):
+    while outer is not None and (_is_installed(outer.f_code.co_filename) or _is_library(outer.f_code.co_filename)):
         outer = outer.f_back
     return "" if outer is None else f"{outer.f_code.co_filename}:{outer.f_lineno}"

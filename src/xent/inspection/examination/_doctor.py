@@ -84,6 +84,14 @@ def started(mute: tuple[str, ...], only: tuple[str, ...]) -> Callable[[], Report
     return stop
 
 
+def session_for(models: Sequence[Module], optimizers: Sequence[Optimizer]) -> Session:
+    """A session at work on a run that somebody else watches, who ends it: `_capture.end(session)`, `session.end()`."""
+    session = _started(models[0] if len(models) == 1 else None, None, (), ())
+    for optimizer in optimizers:
+        session.run.facts_of(optimizer)
+    return session
+
+
 def _started(
     model: Module | None, optimizer: Optimizer | None, mute: tuple[str, ...], only: tuple[str, ...]
 ) -> Session:

@@ -34,6 +34,7 @@ class LossTable:
         log_probs: ln p, as kept.
         node: the loss's own node.
         term: the loss as `explain` reads it, where it was written by hand.
+        is_root: whether it is what was asked about: nothing was added to it since.
     """
 
     edge: Edge | None
@@ -42,6 +43,7 @@ class LossTable:
     log_probs: Tensor | None = None
     node: Edge | None = None
     term: Term | None = None
+    is_root: bool = False
 
 
 @dataclass(eq=False, kw_only=True)

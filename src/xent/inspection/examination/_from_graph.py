@@ -104,6 +104,8 @@ def losses_behind(
         call = _of_node(edge)
         if call is not None:
             call.was_seen = seen
+            if call.table is not None:
+                call.table.is_root = edge.node is root.grad_fn
             found.append(call)
     if by_hand:
         for call in map(_of_term, filter(_is_by_hand, _explained(root) if terms is None else terms)):

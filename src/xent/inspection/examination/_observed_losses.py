@@ -9,14 +9,16 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from xent.inspection.examination import _sessions
 from xent.inspection.examination._arguments import bound
+from xent.inspection.examination._batch_sizes import BatchSizes
 from xent.inspection.examination._events import LossCall
 from xent.inspection.examination._from_graph import mark_as_seen
 from xent.inspection.examination._patches import as_original, unseen_by_warnings
-from xent.inspection.examination._session import Session, is_sampled
+from xent.inspection.examination._session import Place, Session, is_sampled
 
 Origin = Literal["torch", "xent"]
 
@@ -60,14 +62,19 @@ def _plain(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     """The function itself; subclasses and modes are shown the original, which they may know by identity."""
     if torch.compiler.is_dynamo_compiling():
         return original(*args, **kwargs)
-    tensors = tuple(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-    if has_torch_function(tensors) and original.__module__.startswith("torch"):
+    if original.__module__.startswith("torch") and has_torch_function((*args, *kwargs.values())):
+        tensors = tuple(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         return handle_torch_function(original, tensors, *args, **kwargs)
     return original(*args, **kwargs)
 
 
 class _Observed:
     """One call, told to every session."""
+
+    __slots__ = (
+        "_args", "_dims", "_graded", "_input", "_kwargs", "_name", "_numbers", "_origin", "_original", "_places",
+        "on_accelerator",
+    )  # fmt: skip
 
     def __init__(
         self, name: str, origin: Origin, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -79,42 +86,72 @@ class _Observed:
         frame = _sessions.caller()
         self._places = [(session, session.place(frame)) for session in _sessions.all_sessions()]
         self._numbers = [place.number for _, place in self._places]  # another thread may be at the same line
-        self._is_due = any(session.hears_every_call or session.reads_next_graph or is_sampled(place.number)
-                           for session, place in self._places)  # fmt: skip
-        self.on_accelerator = self._is_due and any(isinstance(each, Tensor) and not each.is_cpu for each in args)
+        input = args[0] if args else kwargs.get("input")
+        self._input = input if isinstance(input, Tensor) else None
+        self._dims = -1 if self._input is None else self._input.dim()
+        self.on_accelerator = self._input is not None and not self._input.is_cpu
 
     def before(self) -> None:
         """On an accelerator."""
-        for session, call in self._calls(None, None):
+        due = [is_sampled(number) for number in self._numbers]
+        for session, call in self._calls(due, None, None):
             with _sessions.quiet():
                 session.about_to_call(call)
 
     def after(self, output: Any, error: BaseException | None) -> None:
         """It returned or raised."""
-        if not self._is_due and error is None:
-            for session, _ in self._places:
-                session.run.num_calls[self._name] += 1
-            return
         loss = output[0] if isinstance(output, tuple) else output
         loss = loss if isinstance(loss, Tensor) else None
-        reads_graph = False
-        for session, _ in self._places:
-            session.run.num_calls[self._name] += 1
-            reads_graph = reads_graph or session.reads_next_graph
-        if reads_graph and loss is not None and loss.grad_fn is not None:
-            mark_as_seen(loss)
-        for session, call in self._calls(loss, error):
-            with _sessions.quiet():
-                session.loss_called(call)
-
-    def _calls(self, loss: Tensor | None, error: BaseException | None) -> Iterator[tuple[Session, LossCall]]:
-        arguments: dict[str, Any] | None = None
+        is_nan = loss is not None and _is_nan(loss)
+        graded = loss is not None and loss.requires_grad  # its grad_fn is not asked for: that makes an object of it
+        due: list[bool] = []
         for (session, place), number in zip(self._places, self._numbers, strict=True):
-            sampled = error is not None or is_sampled(number)
-            if not sampled and not session.hears_every_call:
+            session.run.num_calls[self._name] += 1
+            surprising = place.is_surprising(self._dims, is_nan=is_nan)
+            due.append(surprising or error is not None or is_sampled(number))
+            if graded:
+                if session.reads_next_graph and loss is not None and loss.grad_fn is not None:
+                    mark_as_seen(loss)
+                self._count(session, place)
+        if True in due:
+            for session, call in self._calls(due, loss, error):
+                with _sessions.quiet():
+                    session.loss_called(call)
+
+    def _count(self, session: Session, place: Place) -> None:
+        """The rows of a call to train on, if their mean is its loss."""
+        if not place.was_asked:
+            place.was_asked, place.batches = True, self._counter(session, place)
+        if place.batches is not None and (not self._kwargs or self._kwargs.get("reduction", "mean") == "mean"):
+            run = session.run
+            place.batches.add(self._input.shape[0], run.num_backwards, run.num_steps)  # type: ignore[union-attr]
+
+    def _counter(self, session: Session, place: Place) -> BatchSizes | None:
+        site, input, batches = place.site, self._input, session.run.batches
+        if site is None or input is None or self._dims < 2 or is_functorch_wrapped_tensor(input):
+            return None
+        if bound(self._original, self._args, self._kwargs).get("reduction", "mean") != "mean":
+            return None
+        return batches.setdefault(site, BatchSizes(site, input.shape[0]))
+
+    def _calls(
+        self, due: list[bool], loss: Tensor | None, error: BaseException | None
+    ) -> Iterator[tuple[Session, LossCall]]:
+        arguments: dict[str, Any] | None = None
+        for (session, place), number, is_due in zip(self._places, self._numbers, due, strict=True):
+            if not is_due:
                 continue
             if arguments is None:
                 arguments = bound(self._original, self._args, self._kwargs)
             yield session, LossCall(name=self._name, origin=self._origin, arguments=arguments, output=loss,
-                                    error=error, site=place.site, number=number, sampled=sampled,
-                                    grad_enabled=self._graded)  # fmt: skip
+                                    error=error, site=place.site, number=number, grad_enabled=self._graded)  # fmt: skip
+
+
+def _is_nan(loss: Tensor) -> bool:
+    """Whether it can be read without waiting for a device or being seen by a mode, and is NaN."""
+    if type(loss) is not Tensor or not loss.is_cpu or loss.dim() or is_functorch_wrapped_tensor(loss):
+        return False
+    if torch._C._len_torch_dispatch_stack() or torch._C._is_torch_function_mode_enabled():
+        return False
+    value = loss.item()
+    return value != value

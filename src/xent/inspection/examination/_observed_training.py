@@ -99,16 +99,19 @@ class _Backward:
         self, roots: tuple[Any, ...], gradients: tuple[Any, ...], inputs: Any, retain: Any, create: Any,
         *, is_grad: bool = False,
     ) -> None:  # fmt: skip
+        self._events: list[tuple[Session, BackwardCall]] = []
+        listening = [(session, sampled) for session in _sessions.all_sessions()
+                     if (sampled := session.backward_begins()) or session.hears_backwards]  # fmt: skip
+        if not listening:
+            return
         tensors = tuple(root for root in roots if isinstance(root, Tensor))
         named = None if inputs is None else tuple(each for each in _tuple(inputs) if isinstance(each, Tensor))
         frame = _sessions.caller()
-        self._events: list[tuple[Session, BackwardCall]] = []
-        for session in _sessions.all_sessions():
+        for session, sampled in listening:
             place = session.place(frame)
             self._events.append((session, BackwardCall(
                 roots=tensors, gradients=gradients, inputs=named, is_grad=is_grad, retain_graph=bool(retain),
-                create_graph=bool(create), site=place.site, number=place.number,
-                sampled=session.backward_begins(),
+                create_graph=bool(create), site=place.site, number=place.number, sampled=sampled,
             )))  # fmt: skip
 
     def before(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from xent.inspection.examination._report import Report
 
 _MOST = 30  # findings that are shown
+_LONGEST = 68  # characters of a place
+_NOT_CALLED = "the losses that these are about were not called"
+_IS_NOT_CALLED = re.compile(r"no \w+( or \w+)* was called")
 _VERDICTS = {"error": "bad", "warning": "warn", "info": ""}
 _LABELS = {"error": "error", "warning": "warn", "info": "info"}
 _HOW_SURE = {"proof": "proved", "signature": "very likely", "heuristic": "suspected"}
@@ -44,7 +48,7 @@ def _counts(report: Report) -> str:
 
 
 def _blocks_of(finding: Finding) -> list[Line]:
-    place = f"{shown_path(finding.file)}:{finding.line}" if finding.file else "over the run"
+    place = _place(finding.file, finding.line) if finding.file else "over the run"
     times = f" · {finding.count} times" if finding.count > 1 else ""
     head = f"{finding.rule} · {place}{times}"
     lines = [Line("", ""), Line(_LABELS[finding.severity], head, _VERDICTS[finding.severity])]
@@ -52,7 +56,7 @@ def _blocks_of(finding: Finding) -> list[Line]:
         lines.append(Line("", finding.code, "code"))
     if finding.called_from:
         file, _, line = finding.called_from.rpartition(":")
-        lines.append(Line("", f"called from {shown_path(file)}:{line}", "dim"))
+        lines.append(Line("", f"called from {_place(file, line)}", "dim"))
     if finding.raised:
         lines.append(Line("torch", finding.raised))
     lines.append(Line("", finding.message))
@@ -84,15 +88,24 @@ def _closing(report: Report) -> list[Line]:
     ]
     by_reason: dict[str, list[str]] = defaultdict(list)
     for each in report.unchecked:
-        by_reason[each.reason].append(each.rule)
+        by_reason[_NOT_CALLED if _IS_NOT_CALLED.fullmatch(each.reason) else each.reason].append(each.rule)
     for reason, rules in by_reason.items():
         lines.append(Line(f"{len(rules):>6}", f"{reason} ({', '.join(rules)})", "dim"))
     return lines
 
 
+def _place(file: str, line: int | str | None) -> str:
+    """File and line in one word that fits into 80 columns: the end of a path says more than its beginning."""
+    place = f"{shown_path(file)}:{line}"
+    return place if len(place) <= _LONGEST else f"…{place[1 - _LONGEST :]}"
+
+
 def shown_path(file: str | None) -> str:
-    """A file as it is found from here."""
+    """A file as it is found from here; of an installed package, as it is imported."""
     if not file or not os.path.isabs(file):  # noqa: PTH117  (a text such as <string>, no path)
         return file or ""
+    for packages in ("/site-packages/", "/dist-packages/"):
+        if packages in file:
+            return file.rpartition(packages)[2]
     here = os.getcwd() + os.sep  # noqa: PTH109
     return file.removeprefix(here)

@@ -12,6 +12,7 @@ import torch
 from torch.nn import Module
 from torch.optim import Optimizer
 
+from xent.inspection.examination._batch_sizes import BatchSizes
 from xent.inspection.examination._call_site import CallSite
 
 
@@ -41,6 +42,7 @@ class Run:
         num_calls: calls of each loss function.
         num_backwards, num_steps: of all kinds.
         optimizers: those seen, in order.
+        batches: the rows of every training call, by line.
         looked_at: the ids of tensors whose in-place writes a rule wants to hear of.
     """
 
@@ -49,6 +51,7 @@ class Run:
     num_backwards: int = 0
     num_steps: int = 0
     optimizers: list[OptimizerFacts] = field(default_factory=list)
+    batches: dict[CallSite, BatchSizes] = field(default_factory=dict)
     looked_at: set[int] = field(default_factory=set)
     _facts: dict[int, OptimizerFacts] = field(default_factory=dict)
 
@@ -71,11 +74,12 @@ class Run:
     def modules(self) -> list[Module]:
         """All modules of the process that belong to no other one: the models, losses and loose layers.
 
-        Looks through every object of the process (about 50 ms): once a run, not once a step.
+        Looks through every object of the process (about 20 ms): once a run, not once a step.
         """
         if self.model is not None and (given := self.model()) is not None:
             return [given]
-        found = [each for each in gc.get_objects() if issubclass(type(each), Module)]
+        kinds = _kinds_of_modules()
+        found = [each for each in gc.get_objects() if type(each) in kinds]
         inner = {id(child) for module in found for child in vars(module).get("_modules", {}).values()}
         return [module for module in found if id(module) not in inner and "_modules" in vars(module)]
 
@@ -86,6 +90,16 @@ class Run:
             for name, parameter in module.named_parameters():
                 names.setdefault(id(parameter), name)
         return names
+
+
+def _kinds_of_modules() -> set[type]:
+    """`Module` and every class that inherits from it."""
+    kinds, waiting = {Module}, [Module]
+    while waiting:
+        below = [kind for kind in type.__subclasses__(waiting.pop()) if kind not in kinds]
+        kinds.update(below)
+        waiting.extend(below)
+    return kinds
 
 
 def described(parameter: torch.Tensor, names: dict[int, str]) -> str:

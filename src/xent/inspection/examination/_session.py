@@ -13,6 +13,7 @@ import torch
 from torch.nn import Module
 
 from xent.inspection.checks._rule import Rule, Watcher
+from xent.inspection.examination._batch_sizes import BatchSizes
 from xent.inspection.examination._call_site import CallSite, key_of, site_of
 from xent.inspection.examination._events import (
     BackwardCall,
@@ -29,6 +30,7 @@ from xent.inspection.examination._run import Run
 
 _ORDER = {"error": 0, "warning": 1, "info": 2}
 _MOST_PLACES = 10_000  # call sites and findings that are kept
+_MOST_SURPRISES = 16  # of one line: what surprises every time is usual
 
 
 def is_sampled(number: int) -> bool:
@@ -42,10 +44,28 @@ def is_sampled(number: int) -> bool:
 
 @dataclass(eq=False)
 class Place:
-    """A line that makes calls, and how many it made."""
+    """A line that makes calls, and how many it made.
+
+    Attributes:
+        dims: of the last input of a loss, −1 before.
+        was_asked: whether it was asked what to count.
+        batches: the counter of its rows, if its losses are means of rows to train on.
+        surprises: calls that were looked at out of turn.
+    """
 
     site: CallSite | None
     number: int = 0
+    dims: int = -1
+    was_asked: bool = False
+    batches: BatchSizes | None = None
+    surprises: int = 0
+
+    def is_surprising(self, dims: int, *, is_nan: bool) -> bool:
+        """Whether a call is to be looked at out of turn: its input has other dims than before, or its loss is NaN."""
+        changed = is_nan or (dims != self.dims >= 0)
+        self.dims = dims
+        self.surprises += changed
+        return changed and self.surprises <= _MOST_SURPRISES
 
 
 class Session:
@@ -67,16 +87,13 @@ class Session:
         self._reasons: dict[str, Counter[str]] = {}
         self._watchers = [(rule, rule.watcher(self.run)) for rule in rules if rule.watcher is not None]
         self._on_call = [rule for rule in rules if rule.at_loss_call is not None]
-        self._always = [rule for rule in self._on_call if rule.every_call]
         self._errors_only = [rule for rule in rules if rule.at_error is not None and rule.at_loss_call is None]
         self._all_listeners = {name: self._overriding(name) for name in _WATCHED}
         self._listeners = self._all_listeners
         # What is asked several times a step is not looked up each time.
         self.heard = frozenset()
+        self.hears_backwards = True
         self._listen_to(self._all_listeners)
-        self.hears_every_call = bool(self._always) or any(
-            _hears_every_call(listen) for _, listen in self._all_listeners["at_loss_call"]
-        )
         self.reads_next_graph = True  # whether the graph of the next backward pass may be read
 
     def _overriding(self, method: str) -> list[tuple[Rule, Callable[..., Any]]]:
@@ -112,14 +129,13 @@ class Session:
             if call.error is not None:
                 self._raised(call)
                 return
-            for rule in self._on_call if call.sampled else self._always:
+            for rule in self._on_call:
                 if rule.at_loss_call is not None and self._applies(rule, call):
                     self._judge(rule, rule.at_loss_call, call, call.site)
-            if call.sampled and call.output is not None:
+            if call.output is not None:
                 self._judged.update(rule.slug for rule in self._errors_only if self._applies(rule, call))
             for rule, listen in self._all_listeners["at_loss_call"]:
-                if call.sampled or _hears_every_call(listen):
-                    self._judge(rule, listen, call, call.site, counts=False)
+                self._judge(rule, listen, call, call.site, counts=False)
 
     def about_to_call(self, call: LossCall) -> None:
         """A loss function is about to run on an accelerator."""
@@ -167,15 +183,17 @@ class Session:
         self._listen_to(self._all_listeners if awake else self._tireless())
 
     def _tireless(self) -> dict[str, list[tuple[Rule, Callable[..., Any]]]]:
-        """What those rules hear that may not sleep now."""
+        """What is heard of backwards and steps by those rules that may not sleep now; all of the rest."""
         return {
-            name: [(rule, listen) for rule, listen in listeners if listen.__self__.every_step]  # type: ignore[attr-defined]
+            name: [(rule, listen) for rule, listen in listeners
+                   if name in _NOT_OF_STEPS or listen.__self__.every_step]  # type: ignore[attr-defined]
             for name, listeners in self._all_listeners.items()
-        }
+        }  # fmt: skip
 
     def _listen_to(self, listeners: dict[str, list[tuple[Rule, Callable[..., Any]]]]) -> None:
         self._listeners = listeners
         self.heard = frozenset(name for name, some in listeners.items() if some)
+        self.hears_backwards = "at_backward" in self.heard or "after_backward" in self.heard
 
     def backward(self, event: BackwardCall) -> None:
         """A backward pass is about to run: losses written by hand are judged now, then the run's rules hear of it."""
@@ -277,7 +295,4 @@ _WATCHED = (
     "after_step",
     "at_gradients",
 )
-
-
-def _hears_every_call(listen: Any) -> bool:
-    return listen.__self__.every_call
+_NOT_OF_STEPS = ("at_loss_call", "at_reduction", "at_write")  # they are rare, or sampled by themselves

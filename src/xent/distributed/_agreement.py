@@ -1,0 +1,139 @@
+"""What the ranks of a call tell each other before any work: sizes, options, a digest of the targets, and errors.
+
+One message of 72 bytes a rank. It may fly while the first logits are made. After it every rank knows where its classes
+begin, and a call that can't succeed raises on all of them, with the cause.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from xent.distributed._ranks import Pending, Ranks, raise_together
+from xent.distributed._shard import Shard
+from xent.errors import DtypeError, OptionError, ShapeError, XentError
+from xent.problem import check_target_range
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_FIELDS = ("failed", "width", "rows", "form", "entries", "dtype", "options", "target", "mass")
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What the ranks agree about, before it is known where a rank's classes begin.
+
+    Attributes:
+        shard: the rank's part, as if it began at class 0.
+        options: every other option that must be the same on all ranks.
+    """
+
+    shard: Shard
+    options: tuple[object, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """What is known of all ranks.
+
+    Attributes:
+        starts: the first class of each rank, and at the end V.
+        masses: ε / V · Σ_c w_c of each rank, float64.
+    """
+
+    starts: list[int]
+    masses: Tensor
+
+
+class Agreeing:
+    """A call whose ranks are telling each other of it."""
+
+    def __init__(self, ranks: Ranks, device: torch.device, make: Callable[[], Part]) -> None:
+        self.ranks, self.part, self.failure = ranks, None, None
+        try:
+            self.part = make()
+        except Exception as error:  # whatever it is, the others must hear of it
+            self.failure = error
+        header = torch.tensor(_header(self.part), dtype=torch.int64).to(device)
+        self._pending: Pending = ranks.gather(header)
+
+    def finish(self) -> tuple[Shard, Agreement]:
+        """The shard with its place among the others, once all have told.
+
+        Raises:
+            XentError: a rank failed, or the ranks do not fit each other; on every rank.
+        """
+        headers = self._pending.wait().cpu()
+        raise_together(self.ranks, self.failure, headers[:, 0])
+        _check_equal(headers)
+        if self.part is None:
+            raise RuntimeError("a rank without a part did not say that it failed")
+        shard, widths = self.part.shard, headers[:, _FIELDS.index("width")].tolist()
+        starts = [0]
+        for width in widths:
+            starts.append(starts[-1] + width)
+        if starts[-1] == 0:
+            raise ShapeError("no rank has a class", "a loss needs at least one", "pass the shards of the logits")
+        shard = replace(shard, start=starts[self.ranks.rank], total=starts[-1])
+        if not shard.is_dense:
+            check_target_range(shard.target, starts[-1], shard.terms.ignore_index)
+        sums = headers[:, _FIELDS.index("mass")].contiguous().view(torch.float64)
+        return shard, Agreement(starts, sums * (shard.terms.label_smoothing / shard.total))
+
+
+def _header(part: Part | None) -> list[int]:
+    if part is None:
+        return [1] + [0] * (len(_FIELDS) - 1)
+    shard, terms = part.shard, part.shard.terms
+    options = (
+        terms.ignore_index, terms.label_smoothing, terms.z_loss, terms.softcap, terms.logit_scale, terms.reduction,
+        terms.weight is None, terms.row_weight is None, terms.normalizer is None, shard.with_stats, *part.options,
+    )  # fmt: skip
+    weight = shard.class_weight()
+    total = float(shard.width) if weight is None else float(weight.detach().sum(dtype=torch.float64))
+    return [
+        0,
+        shard.width,
+        shard.row_shape.numel(),
+        0 if shard.is_hard else (1 if shard.is_dense else 2),
+        0 if shard.probabilities is None else shard.probabilities.shape[-1],
+        _DTYPES.index(shard.logits.dtype) if shard.logits.dtype in _DTYPES else len(_DTYPES),
+        zlib.crc32(repr(options).encode()),
+        0 if shard.is_dense else _digest(shard.target),
+        int(torch.tensor(total, dtype=torch.float64).view(torch.int64)),
+    ]
+
+
+def _digest(target: Tensor) -> int:
+    """A number that another order, or another target, changes."""
+    flat = target.reshape(-1)
+    factor = torch.arange(flat.numel(), device=flat.device) * 2654435761 + 1
+    return int((flat * factor).sum())
+
+
+_QUESTIONS: dict[str, tuple[type[XentError], str, str, str]] = {
+    "rows": (ShapeError, "rows", "every rank of the group scores the same rows", "pass the same rows on all of them"),
+    "form": (
+        OptionError, "form of target (0 indices, 1 probabilities, 2 sparse)", "the ranks take targets of one form",
+        "pass class indices, or the rank's shard of the probabilities, on all of them",
+    ),
+    "entries": (ShapeError, "entries of a sparse target", "each rank takes the same", "pass the same target on all"),
+    "dtype": (DtypeError, "number of the logits' dtype", "the shards have one dtype", "cast them to one dtype"),
+    "options": (OptionError, "digest of the options", "the ranks make the call with the same options",
+                "compare ignore_index, label_smoothing, z_loss, softcap, logit_scale, reduction, stats, and which of "
+                "weight, row_weight and normalizer are given"),
+    "target": (OptionError, "digest of the targets", "every rank of the group is given the same targets",
+               "broadcast the batch over the group, or seed its sampler with the number of the data-parallel rank"),
+}  # fmt: skip
+
+
+def _check_equal(headers: Tensor) -> None:
+    for name, (error, what, need, do) in _QUESTIONS.items():
+        values = headers[:, _FIELDS.index(name)]
+        other = (values != values[0]).nonzero()
+        if len(other):
+            rank = int(other[0])
+            raise error(f"rank 0 has {int(values[0])} and rank {rank} {int(values[rank])} for {what}", need, do)

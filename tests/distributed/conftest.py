@@ -1,0 +1,3 @@
+from tests.distributed.processes import on_processes
+
+__all__ = ["on_processes"]

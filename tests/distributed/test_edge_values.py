@@ -1,0 +1,126 @@
+"""Infinities, NaN, offsets, empty and ignored rows over three ranks: as one process has them.
+
+Equal in float64 to 1e-12; float32 logits around 1e4 to 1e-6, since a logit is exact and only differences count.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import xent
+from tests.distributed.in_threads import ThreadRanks, on_ranks
+from xent.distributed import vocab_parallel_cross_entropy, vocab_parallel_linear_cross_entropy
+
+INF = float("inf")
+CUTS = (0, 2, 2, 5)
+ROWS = {
+    "plain": ([1.0, 2.0, 3.0, 0.5, -1.0], 3),
+    "a masked shard": ([-INF, -INF, 3.0, 0.5, -1.0], 3),
+    "a masked shard with the target": ([-INF, -INF, 3.0, 0.5, -1.0], 1),
+    "a masked target beside others": ([-INF, 2.0, 3.0, 0.5, -1.0], 0),
+    "nothing but masks": ([-INF] * 5, 0),
+    "not a number": ([1.0, float("nan"), 3.0, 0.5, -1.0], 3),
+    "infinite": ([1.0, INF, 3.0, 0.5, -1.0], 3),
+    "far apart": ([100.0, -100.0, 0.0, 3.0, -3.0], 1),
+    "certain": ([60.0, 0.0, 0.0, 0.0, 0.0], 0),
+    "ignored": ([INF, 1.0, 2.0, 3.0, 4.0], -100),
+}
+
+
+def over_ranks(logits, target, backend="auto", **options):
+    """Loss, rows and gradient of three ranks, the second without classes."""
+
+    def work(ranks: ThreadRanks):
+        part = logits[:, CUTS[ranks.rank] : CUTS[ranks.rank + 1]].clone().requires_grad_()
+        with xent.backend(backend):
+            loss, rows = vocab_parallel_cross_entropy(part, target, group=ranks, stats=True, **options)
+        loss.sum().backward()
+        return loss.detach(), rows, part.grad
+
+    results = on_ranks(3, work)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    loss, rows, _ = results[0]
+    return loss, rows, torch.cat([result[2] for result in results], 1)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ROWS)
+def test_values_are_those_of_one_process(name, dtype, backend):
+    numbers, index = ROWS[name]
+    logits, target = torch.tensor([numbers, ROWS["plain"][0]], dtype=dtype), torch.tensor([index, 1])
+    loss, rows, gradient = over_ranks(logits, target, backend, reduction="none")
+    whole = logits.double().requires_grad_()
+    true, true_rows = xent.cross_entropy(whole, target, reduction="none", stats=True)
+    true.sum().backward()
+    close = {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 1e-6, "atol": 1e-7}
+    torch.testing.assert_close(loss.double(), true.detach(), equal_nan=True, **close)
+    finite = gradient.isfinite().all(1) & whole.grad.isfinite().all(1)
+    torch.testing.assert_close(gradient[finite].double(), whole.grad[finite], **close)
+    assert bool(finite[1])
+    assert bool(finite[0]) == (name not in ("nothing but masks", "not a number", "infinite")), gradient
+    if name not in ("not a number", "infinite", "nothing but masks"):
+        assert torch.equal(rows.prediction, true_rows.prediction)
+        torch.testing.assert_close(rows.entropy.double(), true_rows.entropy.detach(), **close)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_common_offset_costs_no_digit(dtype):
+    logits = (torch.randn(6, 5) * 2 + 1e4).to(dtype)
+    target = torch.tensor([0, 1, 2, 3, 4, 0])
+    loss, _, gradient = over_ranks(logits, target)
+    whole = logits.double().requires_grad_()
+    true = xent.cross_entropy(whole, target)
+    true.backward()
+    torch.testing.assert_close(loss.double(), true.detach(), rtol=1e-6, atol=0)
+    rounding = max(1e-6, torch.finfo(dtype).eps)
+    torch.testing.assert_close(gradient.double(), whole.grad, rtol=rounding, atol=1e-7)
+
+
+@pytest.mark.parametrize("target", [torch.full((3,), -100), torch.empty(0, dtype=torch.int64)])
+def test_no_row_counts(target):
+    logits = torch.zeros(len(target), 5)
+    loss, _, gradient = over_ranks(logits, target)
+    assert loss.isnan()
+    assert gradient.shape == logits.shape
+    assert float(over_ranks(logits, target, reduction="sum")[0]) == 0
+    assert float(over_ranks(logits, target, normalizer=3)[0]) == 0
+
+
+def test_a_second_derivative_raises():
+    def work(ranks: ThreadRanks):
+        part = torch.randn(2, 3, dtype=torch.float64).requires_grad_()
+        loss = vocab_parallel_cross_entropy(part, torch.tensor([0, 4]), group=ranks)
+        (first,) = torch.autograd.grad(loss, part, create_graph=True)
+        first.sum().backward()
+
+    for error in on_ranks(2, work):
+        assert isinstance(error, RuntimeError)
+        assert "twice" in str(error)
+
+
+def test_the_message_has_the_bytes_that_the_docstring_says():
+    logits, target = torch.randn(7, 6), torch.tensor([0, 1, -100, 3, 4, 5, 0])
+
+    def work(ranks: ThreadRanks):
+        part = logits[:, 3 * ranks.rank : 3 * ranks.rank + 3]
+        hidden, weight = torch.randn(7, 4).requires_grad_(), torch.randn(3, 4).requires_grad_()
+        vocab_parallel_cross_entropy(part, target, group=ranks)
+        vocab_parallel_cross_entropy(part.bfloat16(), target, group=ranks)
+        vocab_parallel_linear_cross_entropy(hidden, weight, target, group=ranks).backward()
+        return ranks.sent
+
+    header, counted = ("gather", 72), 6
+    expected = [header, ("gather", 8 + 10 * counted), header, ("gather", 8 + 8 * counted)]
+    expected += [header, ("gather", 8 + 10 * counted), ("add", 4 * (4 * counted + 1))]
+    assert on_ranks(2, work) == [expected, expected]
+
+
+def test_results_are_the_same_to_the_last_bit_every_time():
+    logits, target = torch.randn(50, 5), torch.randint(5, (50,))
+    first, again = (over_ranks(logits, target) for _ in range(2))
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[2], again[2])

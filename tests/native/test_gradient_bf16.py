@@ -1,0 +1,44 @@
+"""The gradient of bfloat16 rows, whose exponential may be shorter: native/losses/gradient_block_bf16.h."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from xent.backends.native import cross_entropy as kernel
+from xent.problem import rows_of
+from xent.terms import LossTerms
+
+EXP_ERROR = 2.0**-17.5  # 2^-18.4 of the polynomial, and float32's roundings of z − lse and of the sums
+SMALLEST = 2.0**-126  # of p, and below bfloat16's normal numbers
+
+
+def every_bfloat16() -> torch.Tensor:
+    return torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+
+
+@pytest.mark.parametrize("lse", [0.0, 3.7, -20.3, 80.1, 1000.3])
+def test_every_bfloat16(isa: str, lse: float) -> None:
+    """A row of all numbers whose lse is given: the gradient of the lse is e^(z − lse), rounded once."""
+    every = every_bfloat16()
+    logits = every[~every.isnan() & (every.float() - lse <= 60)][None]
+    problem = rows_of(logits, torch.tensor([5]), LossTerms())
+    saved = kernel.Saved(torch.tensor([lse], dtype=torch.float64))
+    got = kernel.gradient(problem, saved, None, torch.ones(1)).double()
+    truth = (logits.double() - lse).exp()
+    half_a_step = torch.exp2(truth.clamp(min=SMALLEST).log2().floor() - 8)
+    spread = 1 + (logits.double() - lse).abs().clamp(max=128) / 72
+    allowed = half_a_step + spread * EXP_ERROR * truth + SMALLEST * (truth < 2 * SMALLEST)
+    assert bool(((got - truth).abs() <= allowed).all())
+    assert bool((got[logits == -torch.inf] == 0).all())
+
+
+@pytest.mark.parametrize("offset", [0, 3, 15])
+def test_the_same_bits_wherever_the_gradient_lies(isa: str, offset: int) -> None:
+    logits = torch.randn(3, 1003).to(torch.bfloat16)
+    problem = rows_of(logits, torch.tensor([5, 0, 1002]), LossTerms(label_smoothing=0.1))
+    saved = kernel.Saved(logits.double().logsumexp(-1))
+    buffers = [torch.empty(3 * 1003 + 32, dtype=torch.bfloat16)[at : at + 3 * 1003].view(3, 1003) for at in (0, offset)]
+    for buffer, streaming in zip(buffers, (False, True), strict=True):
+        kernel.write_gradient(problem, saved, buffer, torch.ones(3), streaming=streaming)
+    assert torch.equal(*buffers)
