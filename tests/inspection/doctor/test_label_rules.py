@@ -180,7 +180,9 @@ def test_the_factor_of_kl_div() -> None:
     assert values(report, "kl-div-misuse")["factor"] == 5
     right = f"F.kl_div({logs}, torch.zeros(8, 5).softmax(1), reduction='batchmean')"
     assert slugs(right) == []
-    uneven = right.replace("torch.zeros(8, 5).log_softmax", "torch.arange(40.0).view(8, 5).softmax")  # 1/C is no evidence
+    uneven = right.replace(
+        "torch.zeros(8, 5).log_softmax", "torch.arange(40.0).view(8, 5).softmax"
+    )  # 1/C is no evidence
     assert slugs(uneven) == ["kl-div-misuse"]
 
 
