@@ -255,9 +255,9 @@ def _gradient_kernel(
                 total = product(narrow, b, total, ACC)
     if OF_WEIGHT:
         at, most = block * CLASSES + tl.arange(0, CLASSES), classes
-        if OF_BIAS:
-            first = tl.program_id(1) == 0
-            tl.store(of_bias + at, narrowed(bias_total, of_bias.dtype.element_ty), mask=(at < classes) & first)
+        if OF_BIAS:  # noqa: SIM102  (the first is decided by the compiler, the second by the program)
+            if tl.program_id(1) == 0:  # one of the blocks of features: all of them have the same sum
+                tl.store(of_bias + at, narrowed(bias_total, of_bias.dtype.element_ty), mask=at < classes)
     else:
         at, most = block * ROWS + tl.arange(0, ROWS), count
     where = (at < most)[:, None] & (d < features)[None, :]
