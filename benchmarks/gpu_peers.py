@@ -1,4 +1,4 @@
-"""Who takes part in benchmarks/gpu.py: xent, torch, and what is installed of Liger, Cut Cross-Entropy, QuACK, flash-attn."""
+"""Who takes part in benchmarks/gpu.py: xent, torch, and those of its peers that are installed."""
 
 from __future__ import annotations
 

@@ -10,9 +10,12 @@ _OFF = ("", "0", "false", "no", "off")
 
 
 class _Switch:
-    """One for the process; an attribute, so that it can be read without a function's global."""
+    """Whether targets on a GPU are checked, for the whole process."""
 
     on = os.environ.get("XENT_CHECK", "0").lower() not in _OFF
+
+
+switch = _Switch()
 
 
 def check_targets(on: bool = True) -> bool:
@@ -35,7 +38,7 @@ def check_targets(on: bool = True) -> bool:
         >>> xent.check_targets(before)
         True
     """
-    before, _Switch.on = _Switch.on, bool(on)
+    before, switch.on = switch.on, bool(on)
     return before
 
 
@@ -43,4 +46,4 @@ def may_be_checked(target: torch.Tensor) -> bool:
     """Whether targets on this device may be read: on the CPU for nothing, on a GPU where that was asked for."""
     if target.device.type == "cpu":
         return True
-    return _Switch.on and target.device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
+    return switch.on and target.device.type == "cuda" and not torch.cuda.is_current_stream_capturing()

@@ -7,6 +7,7 @@ before it compiles stands in for CUDA; then the launch is left out.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import Any
 
@@ -41,7 +42,7 @@ def only_compile(run: Any) -> Any:
         ptx = kernel.asm["ptx"]
         COMPILED.append(
             {"kernel": f"{self.fn.__module__.rsplit('.', 1)[-1]}.{self.__name__}", "cubin": len(kernel.asm["cubin"]),
-             "wide": "ld.global.v4" in ptx, "atomics": ptx.count("atom.") + ptx.count("red.global"),
+             "wide": "ld.global.v4" in ptx, "atomics": len(re.findall(r"\s(atom|red)\.", ptx)),
              "shared": kernel.metadata.shared}
         )  # fmt: skip
         return kernel

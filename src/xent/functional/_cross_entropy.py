@@ -15,6 +15,7 @@ from xent.problem import Rows, rows_of
 from xent.reduction import reduce_rows
 from xent.row_stats import RowStats
 from xent.sparse_target import SparseTarget
+from xent.target_checks import switch as _checks
 from xent.terms import LossOptions, LossTerms
 
 # What F.cross_entropy calls, and `accelerate` does not replace.
@@ -111,12 +112,13 @@ def cross_entropy(
         NaN (0·∞), as in torch.
 
     Cost:
-        On the native backend one read of the logits forward, one read and one write backward, and no memory but the
-        gradient; on the reference backend several times the logits.
+        On the native and Triton backends one read of the logits forward, one read and one write backward, and no memory
+        but the gradient; on the reference backend several times the logits.
 
     Raises:
         ShapeError, DtypeError, DeviceError, OptionError: tensors or options that do not fit, before any work.
-        TargetRangeError: class indices out of range; on CPU, outside `torch.compile` and `vmap`.
+        TargetRangeError: class indices out of range; on CPU, outside `torch.compile` and `vmap`, and on a GPU with
+            `xent.check_targets`, without which Triton makes their rows NaN.
 
     Source:
         Goodfellow, Bengio, Courville, *Deep Learning*, section 6.2.2; label smoothing: https://arxiv.org/abs/1512.00567.
@@ -152,6 +154,7 @@ def cross_entropy(
         and input.dtype in _FULL
         and input.numel() <= TINY
         and (not open_blocks or _request.name == "auto")
+        and not (_checks.on and input.is_cuda)
     ):
         try:
             return _torch_kernel(input, target, None, _TORCH_NUMBER_OF[reduction], ignore_index, 0.0)

@@ -93,8 +93,8 @@ def linear_cross_entropy(
         dim: dimension of the features in `input`, the last when None.
         shift: score position t against the target at t + shift of the last row dimension; the rows without a target
             cost no product.
-        max_memory: bound, in bytes, of the memory beyond inputs and gradients; the larger of 64 MiB and a tenth of
-            inputs and gradients when None. A backend that can't keep to it raises.
+        max_memory: bound, in bytes, of the memory beyond inputs and gradients; when None the larger of 64 MiB
+            and a tenth of inputs and gradients, on Triton 512 MiB. A backend that can't keep to it raises.
         gradient_filter: τ ≥ 0, off at 0. Allows a backend that makes logits in tiles and keeps none (Triton, where
             `max_memory` leaves it no chunk) to skip a tile whose gradients are all at most τ·|g_n|, g_n the upstream
             gradient of row n. What that leaves out is at most τ·|g_n|·Σ_c |W_cd| of ∂L/∂input_nd and

@@ -112,6 +112,7 @@ def binary_rows(kind: str, problem: Elements) -> Tensor:
 
 
 def _function_sources() -> dict[tuple[Any, int], Source]:
+    from xent.inspection._triton_sources import function_sources
     from xent.ops.native import (
         binary_cross_entropy_with_logits,
         cross_entropy,
@@ -119,6 +120,7 @@ def _function_sources() -> dict[tuple[Any, int], Source]:
         logsumexp,
         nll_loss,
     )
+    from xent.ops.triton import binary_cross_entropy_with_logits as of_triton
 
     return {
         (logsumexp._LogSumExp, 0): _whole_log_sum_exp,
@@ -132,6 +134,8 @@ def _function_sources() -> dict[tuple[Any, int], Source]:
         (linear_cross_entropy._Total, 0): _linear_total,
         (linear_cross_entropy._Rows, 0): _linear_rows,
         (binary_cross_entropy_with_logits._Elements, 0): _native_binary,
+        (of_triton._Elements, 0): _native_binary,
+        **function_sources(),
     }
 
 

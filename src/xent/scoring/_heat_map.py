@@ -53,7 +53,7 @@ def write_heat_map(path: Path, title: str, scored: Scored, summary: list[str]) -
     html = template.render(
         title=title,
         style=style,
-        policy=f"default-src 'none'; style-src '{source_hash(style)}'; img-src data:; base-uri 'none'; form-action 'none'",
+        policy=_policy(style),
         summary=[(line[:10].strip(), line[11:]) for line in summary],
         blocks=_blocks(rows),
         worst=_worst(rows),
@@ -62,6 +62,11 @@ def write_heat_map(path: Path, title: str, scored: Scored, summary: list[str]) -
         all=scored.totals.tokens + scored.totals.unscored,
     )
     write_whole(path, seen(html))
+
+
+def _policy(style: str) -> str:
+    hashed = source_hash(style)
+    return f"default-src 'none'; style-src '{hashed}'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
 @cache

@@ -180,7 +180,10 @@ def test_the_factor_of_kl_div() -> None:
     assert values(report, "kl-div-misuse")["factor"] == 5
     right = f"F.kl_div({logs}, torch.zeros(8, 5).softmax(1), reduction='batchmean')"
     assert slugs(right) == []
-    assert slugs(right.replace("log_softmax", "softmax")) == ["kl-div-misuse"]
+    uneven = right.replace(
+        "torch.zeros(8, 5).log_softmax", "torch.arange(40.0).view(8, 5).softmax"
+    )  # 1/C is no evidence
+    assert slugs(uneven) == ["kl-div-misuse"]
 
 
 def test_edits_of_logits() -> None:

@@ -43,8 +43,10 @@ def run(folder: Path, text: str, *arguments: str) -> subprocess.CompletedProcess
 
 @pytest.mark.parametrize(
     ("arguments", "counts"),
-    [((), "1 failed, 4 passed"), (("--xent-doctor",), "2 failed, 3 passed"),
-     (("--xent-doctor", "--xent-doctor-mute", "softmax-before-cross-entropy"), "1 failed, 4 passed")],
+    [pytest.param((), "1 failed, 4 passed", marks=pytest.mark.slow),
+     (("--xent-doctor",), "2 failed, 3 passed"),
+     pytest.param(("--xent-doctor", "--xent-doctor-mute", "softmax-before-cross-entropy"), "1 failed, 4 passed",
+                  marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_off_by_default_and_on_when_asked(tmp_path, arguments, counts):
     result = run(tmp_path, TESTS, *arguments)
@@ -56,6 +58,7 @@ def test_off_by_default_and_on_when_asked(tmp_path, arguments, counts):
         assert "5 tests" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_failure_of_the_test_itself_is_shown_as_it_is(tmp_path):
     result = run(tmp_path, TESTS, "--xent-doctor", "-k", "fails_itself")
     assert "assert tensor(" in result.stdout

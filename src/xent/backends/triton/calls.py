@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
 import triton
-from xent.backends.triton.launches import Launch, Question, launch_for
+from xent.backends.triton.launches import Launch, Question, choice_in_words, launch_for
 from xent.backends.triton.row_layout import RowLayout, in_two_strides
 from xent.problem import Rows
 from xent.terms import LossTerms
@@ -77,7 +78,7 @@ def rows_alone(logits: Tensor) -> Rows:
 
 def _question(kernel: str, problem: Rows, layout: RowLayout) -> Question:
     logits = problem.logits
-    device = torch.cuda.get_device_name(logits.device) if logits.is_cuda else "interpreter"
+    device = _device_name(logits.device)
     _, inner, classes = layout.strides[0]
     strided = abs(classes) > abs(inner) > 0 and layout.num_inner > 1
     return Question(
@@ -85,10 +86,21 @@ def _question(kernel: str, problem: Rows, layout: RowLayout) -> Question:
     )
 
 
+def launch_in_words(kernel: str, logits: Tensor) -> str:
+    """How a kernel would be launched on these logits (*rows, C)."""
+    (read,), layout = in_two_strides((logits,))
+    return choice_in_words(_question(kernel, rows_alone(read), layout), logits.numel())
+
+
+@cache
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter"
+
+
 def _tensors(problem: Rows) -> tuple[Tensor | None, ...]:
     """Logits, target, probabilities, class weight and row weight as the kernels read them."""
     terms, target, probabilities = problem.terms, problem.target, problem.probabilities
-    target = target if problem.is_dense else target.contiguous()
+    target = None if target.is_meta else target if problem.is_dense else target.contiguous()
     return (
         problem.logits,
         target,
@@ -115,6 +127,7 @@ def kernel_flags(problem: Rows) -> dict[str, object]:
     """The compile-time flags of a problem: what a kernel leaves out where an option is not used."""
     terms = problem.terms
     kind = 1 if problem.is_hard else 2 if problem.is_dense else 3
+    kind = 0 if problem.target.is_meta else kind
     return {
         "ACC": _ACCUMULATORS[problem.stats_dtype],
         "TARGET": kind,

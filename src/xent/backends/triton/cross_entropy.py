@@ -10,6 +10,10 @@ their own classes are read beside the blocks. A row whose class index is outside
 logits is read for it.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportInvalidTypeForm=false, reportIndexIssue=false
+# pyright: reportOperatorIssue=false, reportPossiblyUnboundVariable=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
+# The language inside a kernel has types of its own, and a launch takes its options beside the kernel's arguments.
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -67,7 +71,9 @@ def _forward_kernel(
     inside = inner < num_inner
     row = outer * num_inner + inner
     x_row = (logits + outer * logits_outer + inner.to(tl.int64) * logits_inner)[:, None]
-    soft_row = (target + outer * target_outer + inner.to(tl.int64) * target_inner)[:, None]
+    soft_row = x_row
+    if TARGET == SOFT:
+        soft_row = (target + outer * target_outer + inner.to(tl.int64) * target_inner)[:, None]
     counted, bad = inside, inside & False
     if TARGET == HARD:
         y = tl.load(target + row, mask=inside, other=ignore_index)

@@ -8,6 +8,10 @@ t_c = w_c ((1 − ε) q_c + ε / C). The classes that a sparse target names are 
 logit, which is read before them: the gradient may be written over the logits.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportInvalidTypeForm=false, reportIndexIssue=false
+# pyright: reportOperatorIssue=false, reportPossiblyUnboundVariable=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
+# The language inside a kernel has types of its own, and a launch takes its options beside the kernel's arguments.
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -17,7 +21,7 @@ from torch import Tensor
 
 import triton
 from xent.backends.triton.calls import RowCall, kernel_flags, kernel_numbers, row_call
-from xent.backends.triton.cross_entropy import HARD, SPARSE, Saved, dense_target
+from xent.backends.triton.cross_entropy import HARD, SOFT, SPARSE, Saved, dense_target
 from xent.backends.triton.launches import Launch
 from xent.backends.triton.row_layout import empty_gradient
 from xent.backends.triton.tile_math import narrowed, scaled
@@ -74,7 +78,9 @@ def _gradient_kernel(
     wide = inner.to(tl.int64)
     x_row = (logits + outer * logits_outer + wide * logits_inner)[:, None]
     g_row = (gradient + outer * gradient_outer + wide * gradient_inner)[:, None]
-    soft_row = (target + outer * target_outer + wide * target_inner)[:, None]
+    soft_row = x_row
+    if TARGET == SOFT:
+        soft_row = (target + outer * target_outer + wide * target_inner)[:, None]
     counted = inside
     w = tl.full((ROWS,), 1.0, ACC)
     if TARGET == HARD:
@@ -83,7 +89,7 @@ def _gradient_kernel(
         valid = counted & (y >= 0) & (y < classes)
         if HAS_CLASS_WEIGHT:
             w = tl.load(class_weight + tl.where(valid, y, 0), mask=valid, other=0.0).to(ACC)
-        t_y = (keep * w)[:, None]
+        t_y, at_y = (keep * w)[:, None], tl.where(valid, y, -1).to(tl.int32)[:, None]
     if TARGET == SPARSE:
         entry = tl.arange(0, ENTRIES)
         at = row[:, None] * entries + entry[None, :]
@@ -94,6 +100,7 @@ def _gradient_kernel(
         found = named & (index >= 0) & (index < classes)
         safe = tl.where(found, index, 0)
         x_j = tl.load(x_row + safe * logits_class, mask=found, other=0.0).to(ACC)
+        tl.debug_barrier()  # before another warp writes its gradient over these logits
     m = tl.load(largest + row, mask=inside, other=0.0)
     log_s = tl.load(logsum + row, mask=inside, other=0.0)
     a = tl.load(mass + row, mask=inside, other=0.0)
@@ -118,7 +125,7 @@ def _gradient_kernel(
             ACC, TARGET, SMOOTHED, HAS_CLASS_WEIGHT,
         )  # fmt: skip
         if TARGET == HARD:
-            t += tl.where(column[None, :] == y[:, None], t_y, 0.0)
+            t += tl.where(column[None, :] == at_y, t_y, 0.0)
         made = gradient_of(z, bend, t, m, log_s, of_p, of_t, of_h, h, scale, HAS_ENTROPY, HAS_SCALE)
         made = narrowed(tl.where(mask, made, 0.0), gradient.dtype.element_ty)
         tl.store(g_row + offset * gradient_class, made, mask=within)

@@ -92,12 +92,15 @@ def loss_and_gradients(problem: HeadRows, per_row: Tensor, needs: Needs) -> tupl
 
 
 def chunks(problem: HeadRows, plan: Plan) -> Iterator[Chunk]:
-    """The chunks of a problem; the logits of all of them share one buffer."""
+    """The chunks of a problem; the logits of all of them share one buffer. A plan without logits makes them row by row,
+    for what only the logits themselves can give: the best classes, the gradients of targets and class weights.
+    """
     hidden, weight, bias = flat_hidden(problem), problem.weight.detach(), problem.bias
     per_hidden, count = problem.extra_shape_product, len(hidden)
-    buffer = torch.empty(min(plan.rows, count), weight.shape[0], dtype=hidden.dtype, device=hidden.device)
-    for start in range(0, count, max(plan.rows, 1)):
-        stop = min(start + plan.rows, count)
+    step = max(plan.rows, 1)
+    buffer = torch.empty(min(step, count), weight.shape[0], dtype=hidden.dtype, device=hidden.device)
+    for start in range(0, count, step):
+        stop = min(start + step, count)
         part, logits = hidden[start:stop], buffer[: stop - start]
         if bias is None:
             torch.mm(part, weight.t(), out=logits)

@@ -2,8 +2,8 @@
 
     memory beside inputs and gradients = rows · C · K · item      (and six numbers for each row)
 
-Three products of rows × classes × features; a chunk of fewer than `_FEWEST` rows would read the linear weight more often
-than it computes, and the recompute kernels, which hold no logits at all, take its place.
+Three products of rows × classes × features. A chunk of fewer than `_FEWEST` rows would read the linear weight more
+often than it is worth; the recompute kernels, which hold no logits at all, take its place.
 """
 
 from __future__ import annotations

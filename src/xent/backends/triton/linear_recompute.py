@@ -13,6 +13,10 @@ gradient of row n. What is left out is at most
     |Δ d hidden_nd| ≤ τ |g_n| Σ_c |W_cd|            |Δ d weight_cd| ≤ τ Σ_n |g_n| |hidden_nd|
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportInvalidTypeForm=false, reportIndexIssue=false
+# pyright: reportOperatorIssue=false, reportPossiblyUnboundVariable=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
+# The language inside a kernel has types of its own, and a launch takes its options beside the kernel's arguments.
+
 from __future__ import annotations
 
 import torch
@@ -22,7 +26,7 @@ from torch import Tensor
 import triton
 from xent.backends.triton import INTERPRETED
 from xent.backends.triton.calls import kernel_flags, kernel_numbers, on_device
-from xent.backends.triton.cross_entropy import HARD, SPARSE, Saved, Values, dense_target
+from xent.backends.triton.cross_entropy import HARD, SOFT, SPARSE, Saved, Values, dense_target
 from xent.backends.triton.cross_entropy_gradient import Upstream, gradient_of, upstream_at
 from xent.backends.triton.tile_math import base, entropy_moved, entropy_of_block, log_sum, narrowed, scaled
 from xent.problem import Rows
@@ -66,7 +70,9 @@ def target_tile(
     ACC: tl.constexpr, TARGET: tl.constexpr, SMOOTHED: tl.constexpr, HAS_CLASS_WEIGHT: tl.constexpr,
 ):  # fmt: skip
     """q_c, smoothed, and w_c q_c of a tile, whatever the kind of target."""
-    soft_row = (target + row * target_row)[:, None]
+    soft_row = row[:, None]
+    if TARGET == SOFT:
+        soft_row = (target + row * target_row)[:, None]
     q, weighted = dense_target(
         soft_row, class_weight, column, mask, classes, target_class, keep, share,
         ACC, TARGET, SMOOTHED, HAS_CLASS_WEIGHT,
@@ -82,7 +88,7 @@ def target_tile(
             q_j = tl.load(probabilities + row * entries + entry, mask=inside & (index != ignore_index), other=0.0)
             at = (column[None, :] == index[:, None]) & (index != ignore_index)[:, None]
             named += tl.where(at, keep * q_j.to(ACC)[:, None], 0.0)
-    if (TARGET == HARD) or (TARGET == SPARSE):
+    if TARGET != SOFT:
         q += named
         if HAS_CLASS_WEIGHT:
             named = named * tl.load(class_weight + column, mask=column < classes, other=0.0).to(ACC)[None, :]
@@ -146,7 +152,8 @@ def _forward_kernel(
             h = entropy_moved(h, s, m, new_m, shrink) + entropy_of_block(z, e, reference)
             best = tl.where(largest_here > m, start + tl.argmax(z, 1).to(tl.int32), best)
         q, t = target_tile(target, probabilities, class_weight, row, column, mask, classes, entries, target_row,
-                           target_class, ignore_index, keep, share, ACC, TARGET, SMOOTHED, HAS_CLASS_WEIGHT)  # fmt: skip
+                           target_class, ignore_index, keep, share,
+                           ACC, TARGET, SMOOTHED, HAS_CLASS_WEIGHT)  # fmt: skip
         below = reference[:, None] - z
         below = tl.where((q == 0) & (below == float("inf")), 0.0, below)
         d += a * (reference - base(m)) + tl.sum(tl.where(mask, t * below, 0.0), 1)
@@ -213,7 +220,8 @@ def _gradient_kernel(
                         ACC, HAS_BIAS, ROWS, CLASSES, INNER)  # fmt: skip
         z, bend = scaled(x, scale, cap, HAS_SCALE, HAS_CAP)
         _, t = target_tile(target, probabilities, class_weight, row, column, mask, classes, entries, target_row,
-                           target_class, ignore_index, keep, share, ACC, TARGET, SMOOTHED, HAS_CLASS_WEIGHT)  # fmt: skip
+                           target_class, ignore_index, keep, share,
+                           ACC, TARGET, SMOOTHED, HAS_CLASS_WEIGHT)  # fmt: skip
         m = tl.load(largest + row, mask=inside, other=0.0)
         log_s = tl.load(logsum + row, mask=inside, other=0.0)
         g = upstream_at(g_loss, row, g_loss_stride, inside, ACC, HAS_LOSS)

@@ -6,6 +6,10 @@
 A row that fits a program's tile is read once.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportInvalidTypeForm=false, reportIndexIssue=false
+# pyright: reportOperatorIssue=false, reportPossiblyUnboundVariable=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
+# The language inside a kernel has types of its own, and a launch takes its options beside the kernel's arguments.
+
 from __future__ import annotations
 
 from typing import Any
@@ -92,10 +96,10 @@ def _gradient_kernel(
 def forward(input: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities (*rows, C), in the dtype and layout of the input; m and ln s of every row, (N,)."""
     result, count = empty_gradient(input), input.shape[:-1].numel()
-    state = [torch.empty(count, dtype=stats_dtype(input.dtype), device=input.device) for _ in range(2)]
+    largest, logsum = (torch.empty(count, dtype=stats_dtype(input.dtype), device=input.device) for _ in range(2))
     call = row_call("log_softmax", rows_alone(input), result)
-    call.run(lambda launch: _launch(_forward_kernel, call, (result, *state), launch))
-    return result, *state
+    call.run(lambda launch: _launch(_forward_kernel, call, (result, largest, logsum), launch))
+    return result, largest, logsum
 
 
 def gradient(input: Tensor, largest: Tensor, logsum: Tensor, upstream: Tensor) -> Tensor:

@@ -3,6 +3,10 @@
 gradient: exp((x − m) − ln s) · g, the kernel of cross_entropy_gradient.py with an upstream gradient of lse alone.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportInvalidTypeForm=false, reportIndexIssue=false
+# pyright: reportOperatorIssue=false, reportPossiblyUnboundVariable=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
+# The language inside a kernel has types of its own, and a launch takes its options beside the kernel's arguments.
+
 from __future__ import annotations
 
 import torch
@@ -56,10 +60,10 @@ def _forward_kernel(
 def forward(input: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The result, m and ln s of every row, each (N,), in the dtype of the statistics."""
     count, dtype = input.shape[:-1].numel(), stats_dtype(input.dtype)
-    outputs = tuple(torch.empty(count, dtype=dtype, device=input.device) for _ in range(3))
+    lse, largest, logsum = (torch.empty(count, dtype=dtype, device=input.device) for _ in range(3))
     call = row_call("logsumexp", rows_alone(input))
-    call.run(lambda launch: _launch(call, outputs, launch))
-    return outputs
+    call.run(lambda launch: _launch(call, (lse, largest, logsum), launch))
+    return lse, largest, logsum
 
 
 def gradient(input: Tensor, largest: Tensor, logsum: Tensor, upstream: Tensor) -> Tensor:
@@ -72,10 +76,9 @@ def gradient(input: Tensor, largest: Tensor, logsum: Tensor, upstream: Tensor) -
 
 
 def _launch(call: RowCall, outputs: tuple[Tensor, ...], launch: Launch) -> None:
-    classes, num_inner, blocks, _, *strides = call.sizes(launch)
+    sizes, acc = call.sizes(launch), kernel_flags(call.problem)["ACC"]
     shape = call.shape(launch)
     del shape["ENTRIES"]
-    acc = kernel_flags(call.problem)["ACC"]
     _forward_kernel[call.grid(launch)](
-        call.problem.logits, *outputs, classes, num_inner, blocks, *strides[:3], ACC=acc, **shape
+        call.problem.logits, *outputs, *sizes[:3], *call.layout.strides[0], ACC=acc, **shape
     )

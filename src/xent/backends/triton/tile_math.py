@@ -6,6 +6,10 @@ A state starts at m = −inf. Its exponentials are taken from `base(m)`, which i
 a block of nothing but −inf must add nothing.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportInvalidTypeForm=false, reportIndexIssue=false
+# pyright: reportOperatorIssue=false, reportPossiblyUnboundVariable=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
+# The language inside a kernel has types of its own, and a launch takes its options beside the kernel's arguments.
+
 from __future__ import annotations
 
 import triton.language as tl

@@ -15,11 +15,12 @@ from xent.inspection.checks._softmaxes import looks_like_probabilities
 from xent.inspection.examination._call_site import CallSite
 from xent.inspection.examination._events import BackwardCall, LossCall
 from xent.inspection.examination._finding import Certainty, Found, NotChecked
-from xent.inspection.examination._provenance import Provenance, provenance_of_edge, saved_dim
+from xent.inspection.examination._provenance import Provenance, nodes_behind, provenance_of_edge, saved_dim
 from xent.inspection.examination._run import Run
 
 _MARK = "xent.doctor.nll"  # in the metadata of a loss's node: its line
 _MOST_LINES = 1000
+_NEAR = 12  # nodes between a loss of xent and the logits
 _MAY_LEAVE_ROWS = frozenset(["Gather", "IndexSelect", "Index", "MaskedSelect", "Slice", "Expand"])
 _IN_LOGS = 1e-2  # |logsumexp| of a row of log-probabilities in float32; an epsilon inside the log moves it by C·ε
 _IN_LOGS_HALF = 0.2  # of bfloat16 and float16, whose log-probabilities are off by 2⁻⁸ of themselves
@@ -89,7 +90,7 @@ class _Finished(Watcher):
                 yield found
                 continue
             self._waiting[call.site] = replace(found, site=call.site)
-            call.output.grad_fn.metadata[_MARK] = call.site
+            call.output.grad_fn.metadata[_MARK] = call.site  # pyright: ignore[reportIndexIssue]  (a property)
 
     def at_backward(self, backward: BackwardCall) -> Iterator[Found]:
         if not backward.sampled or not self._waiting:
@@ -103,8 +104,7 @@ class _Finished(Watcher):
             site = edge.node.metadata.pop(_MARK)
             found = self._waiting.pop(site, None)
             self._judged.add(site)
-            table = edge.operands[0]
-            if found is not None and not (table is not None and _made(table) in added):
+            if found is not None and not any(_made(table) in added for table in _tables(edge)):
                 yield found
 
     def at_end(self) -> Iterator[Found]:
@@ -113,6 +113,14 @@ class _Finished(Watcher):
         for site, found in self._waiting.items():
             if site not in self._judged:
                 yield _if_nothing_is_added(found)
+
+
+def _tables(loss: Edge) -> list[Edge]:
+    """What a loss may have been computed from: the first operand of torch's node; of xent's, what lies near."""
+    if kind_of(loss).startswith("NllLoss"):
+        return [table for table in loss.operands[:1] if table is not None]
+    near = [edge for edge, _ in zip(nodes_behind(loss), range(_NEAR), strict=False)]
+    return [operand for edge in near for operand in edge.operands if operand is not None]
 
 
 def _made(table: Edge) -> tuple[int, int]:

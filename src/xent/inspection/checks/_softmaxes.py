@@ -48,18 +48,19 @@ def _proved_by_graph(call: LossCall) -> str | None:
 
 def _signature(call: LossCall) -> str:
     rows = call.rows(512)
+    if bool((rows == rows[..., :1]).all()):
+        return ""  # 1/C for every class: as good a way as any to write that nothing is known
     return "every row is ≥ 0 and sums to 1" if looks_like_probabilities(rows) else ""
 
 
 def looks_like_probabilities(rows: Tensor) -> bool:
-    """Rows ≥ 0 that sum to 1 within rounding; one-hot rows and rows of 1/C may be meant as logits."""
+    """Rows ≥ 0 that sum to 1 within rounding, and are no one-hot rows."""
     if rows.numel() == 0 or rows.shape[-1] < 2 or not rows.is_floating_point():
         return False
     wide = rows.double()
     slack = rows.shape[-1] * 4e-3 if rows.element_size() < 4 else 1e-4
     sums_to_one = bool((wide.sum(-1) - 1).abs().le(slack).all())
-    least, greatest = wide.amin(-1), wide.amax(-1)
-    return bool((least >= 0).all()) and sums_to_one and not bool(((greatest == 1) | (greatest == least)).all())
+    return bool((wide >= 0).all()) and sums_to_one and not bool((wide.amax(-1) == 1).all())
 
 
 RULES = (

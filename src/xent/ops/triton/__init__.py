@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from xent.backends import triton
+from xent.backends.triton.linear_plan import plan
 from xent.ops.native.again import is_wrapped
 from xent.ops.request import request
 from xent.ops.triton import (
@@ -22,6 +23,7 @@ from xent.ops.triton import (
     logsumexp,
     token_logprobs,
 )
+from xent.sparse_target import SparseTarget
 
 __all__ = [
     "binary_cross_entropy_with_logits",
@@ -29,12 +31,14 @@ __all__ = [
     "linear_cross_entropy",
     "log_softmax",
     "logsumexp",
+    "note",
     "refusal",
     "token_logprobs",
 ]
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 _LAYER = {"linear_cross_entropy": slice(0, 2), "token_logprobs": slice(1, 3)}  # where linear weight and bias stand
+_CLASSES_OF = {"token_logprobs": -1, "log_softmax": -1, "logsumexp": -1}
 _torch_c = torch._C
 
 
@@ -54,6 +58,26 @@ def refusal(operation: str, input: Tensor, *others: Tensor | None) -> str | None
         if reason is not None:
             return reason
     return None
+
+
+def note(operation: str, tensors: tuple[Tensor | SparseTarget, ...], terms: dict[str, object]) -> str:
+    """The launch of a call's logits, or how a linear + cross-entropy would be cut, as far as the tensors say it."""
+    input, *rest = tensors
+    if not isinstance(input, Tensor) or input.ndim == 0 or operation == "binary_cross_entropy_with_logits":
+        return ""
+    weight = rest[0] if operation == "linear_cross_entropy" and rest else terms.get("linear_weight")
+    if isinstance(weight, Tensor) and weight.ndim >= 2:
+        bound, width = terms.get("max_memory"), weight.shape[:-1].numel()
+        bound = bound if isinstance(bound, int) else None
+        rows = input.shape[:-1].numel()
+        return str(plan(rows, width, input.element_size(), bound, recomputable=weight.ndim == 2))
+    if operation == "linear_cross_entropy":
+        return ""
+    dim = terms.get("dim")
+    dim = dim if isinstance(dim, int) else _CLASSES_OF.get(operation, 0 if input.ndim == 1 else 1)
+    from xent.backends.triton.calls import launch_in_words
+
+    return launch_in_words(operation, input.movedim(dim, -1))
 
 
 def _reason_in_a_graph(operation: str, others: tuple[Tensor | None, ...]) -> str | None:

@@ -69,9 +69,11 @@ class _Rows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        g_loss, _, g_lse, g_entropy, _ = gradients
         if all(g is None for g in gradients):
             return (None,) * 7
+        g_loss, _, g_lse, g_entropy, _ = gradients
+        if not ctx.with_stats:  # a graph hands in zeros of their shape, which is empty
+            g_lse = g_entropy = None
         saved = ctx.saved_tensors  # read once: activation checkpointing makes them again for it
         if torch.compiler.is_compiling():
             made = _gradient_in_a_graph(*saved[:5], *flat(ctx.terms), *saved[5:], g_loss, g_lse, g_entropy)

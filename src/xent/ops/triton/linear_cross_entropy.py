@@ -37,8 +37,7 @@ def total(problem: HeadRows) -> Tensor:
     if terms.reduction == "mean":
         denominator = weight.sum() if terms.normalizer is None else as_denominator(terms.normalizer, weight)
     per_row = _weighed(problem, torch.ones_like(weight)).detach().reshape(-1)
-    loss = _Total.apply(*_tensors(bare), per_row, _as_tensor(denominator, weight), bare)
-    return loss
+    return _Total.apply(*_tensors(bare), per_row, _as_tensor(denominator, weight), problem)
 
 
 def rows(problem: HeadRows) -> tuple[Tensor, Tensor]:
@@ -118,7 +117,7 @@ class _Rows(torch.autograd.Function):
         found = operations.values(*operations.arguments_of(problem), with_stats)
         loss, weight, largest, logsum, mass, lse, entropy, prediction = found
         ctx.set_materialize_grads(False)
-        ctx.problem, ctx.with_stats = _with_tensors(problem, (None,) * 6), with_stats
+        ctx.problem, ctx.with_stats, ctx.losses = _with_tensors(problem, (None,) * 6), with_stats, loss.detach()
         ctx.save_for_backward(*tensors, largest, logsum, mass, entropy)
         ctx.mark_non_differentiable(prediction, *(() if ctx.needs_input_grad[4] else (weight,)))
         return loss, weight, lse, entropy, prediction
@@ -126,9 +125,11 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     @outside_autocast
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        g_loss, g_weight, g_lse, g_entropy, _ = gradients
         if all(g is None for g in gradients):
             return (None,) * 8
+        g_loss, g_weight, g_lse, g_entropy, _ = gradients
+        if not ctx.with_stats:  # a graph hands in zeros of their shape, which is empty
+            g_lse = g_entropy = None
         saved = ctx.saved_tensors
         problem = _with_tensors(ctx.problem, saved[:6])
         if not torch.compiler.is_compiling() and not kernels_may_run(*gradients):
@@ -148,18 +149,19 @@ class _Total(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         tensors, (per_row, denominator, problem) = inputs[:6], inputs[6:]
-        problem = _with_tensors(problem, tensors)
+        bare = _without_row_weight(_with_tensors(problem, tensors))
         needs = [*ctx.needs_input_grad[:3]]
         # float16 has no room for 1 / rows: its gradients are made without the factor, and scaled in backward.
-        folded = denominator is not None and problem.hidden.dtype != torch.float16
+        folded = denominator is not None and bare.hidden.dtype != torch.float16
         upstream = per_row / denominator if folded else per_row
-        found = operations.values_and_gradients(*operations.arguments_of(problem), upstream, needs)
+        found = operations.values_and_gradients(*operations.arguments_of(bare), upstream, needs)
         loss, _, largest, logsum, mass, *made = found
         ctx.problem, ctx.needs, ctx.folded = _with_tensors(problem, (None,) * 6), needs, folded
+        ctx.losses = loss * per_row  # for whoever explains the value
         in_a_graph = torch.compiler.is_compiling()
         ctx.made = None if in_a_graph else made  # handed out once: autograd may then keep them as they are
         ctx.save_for_backward(*tensors, per_row, denominator, largest, logsum, mass, *(made if in_a_graph else ()))
-        total = (loss * per_row).sum()
+        total = ctx.losses.sum()
         return total if denominator is None else total / denominator
 
     @staticmethod
@@ -167,7 +169,7 @@ class _Total(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = gradients
         tensors, (per_row, denominator, *state) = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
-        problem = _with_tensors(ctx.problem, tensors)
+        problem = _without_row_weight(_with_tensors(ctx.problem, tensors))
         factor = g if ctx.folded or denominator is None else g / denominator
         if torch.compiler.is_compiling():
             made = [gradient * factor.to(gradient.dtype) for gradient in state[3:]]

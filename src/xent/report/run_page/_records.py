@@ -22,7 +22,7 @@ class Step(NamedTuple):
     step: int
     loss: float | None
     sum_nll: float | None
-    count: float | None
+    denominator: float | None  # Σ count
     mean_of_means: float | None  # of its micro-batches, None where there is one
     pieces: int  # micro-batches
     accuracy: float | None

@@ -33,7 +33,7 @@ def run_data(run: RunRecords, runs: int) -> dict[str, Any]:
         "name": as_text(header.get("name")) or _directory_name(run.directory),
         "path": as_text(str(run.directory), LONG),
         "started": as_text(header.get("started"), 40),
-        "steps": steps[-1].step if steps else 0,
+        "steps": _last_step(run, steps),
         "parameters": as_whole(header.get("num_parameters")),
         "status": _status(run),
         "notes": _notes(run, steps, most),
@@ -64,7 +64,7 @@ def _over_ranks(run: RunRecords) -> list[Step]:
 
 def _joined(ranks: list[Step]) -> Step:
     first = ranks[0]
-    total, count = _sum(ranks, "sum_nll"), _sum(ranks, "count")
+    total, count = _sum(ranks, "sum_nll"), _sum(ranks, "denominator")
     if len(ranks) == 1 or total is None or not count:
         return first
     pieces = sum(one.pieces for one in ranks)
@@ -73,7 +73,7 @@ def _joined(ranks: list[Step]) -> Step:
     return first._replace(
         loss=total / count,
         sum_nll=total,
-        count=count,
+        denominator=count,
         mean_of_means=sum(known) / pieces if len(known) == len(ranks) else None,
         pieces=pieces,
         rows_per_second=_sum(ranks, "rows_per_second"),
@@ -87,9 +87,18 @@ def _sum(ranks: list[Step], name: str) -> float | None:
 
 
 def _pooled_accuracy(ranks: list[Step]) -> float | None:
-    if any(one.accuracy is None or not one.count for one in ranks):
+    if any(one.accuracy is None or not one.denominator for one in ranks):
         return None
-    return sum((one.accuracy or 0) * (one.count or 0) for one in ranks) / sum(one.count or 0 for one in ranks)
+    return sum((one.accuracy or 0) * (one.denominator or 0) for one in ranks) / sum(
+        one.denominator or 0 for one in ranks
+    )
+
+
+def _last_step(run: RunRecords, steps: Sequence[Step]) -> int:
+    """The steps that were taken, as far as any record knows."""
+    ends = [as_whole(end.get("steps")) or 0 for end in run.main.kinds["end"]]
+    others = [as_whole(one.get("step")) or 0 for one in run.main.kinds["evaluation"]]
+    return max([one.step for one in steps] + ends + others, default=0)
 
 
 def _directory_name(directory: Path) -> str:
@@ -150,8 +159,8 @@ def _loss(steps: Sequence[Step], most: int) -> list[list[float | None]]:
 
     def mean(bucket: Sequence[tuple[int, float | None]]) -> float | None:
         found = [sums[step] for step, value in bucket if value is not None and math.isfinite(value)]
-        if found and all(one.count and one.sum_nll is not None for one in found):
-            return math.fsum(one.sum_nll or 0 for one in found) / sum(one.count or 0 for one in found)
+        if found and all(one.denominator and one.sum_nll is not None for one in found):
+            return math.fsum(one.sum_nll or 0 for one in found) / sum(one.denominator or 0 for one in found)
         return math.fsum(one.loss or 0 for one in found) / len(found) if found else None
 
     return _points([(one.step, one.loss) for one in steps], most, mean)

@@ -113,7 +113,9 @@ def _findings(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One for each rule and place; how often it was found, and at which step first."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for record in records:
-        one = {name: as_text(record.get(name), LONG) for name in ("rule", "severity", "certainty", "message", "fix")}
+        one: dict[str, Any] = {
+            name: as_text(record.get(name), LONG) for name in ("rule", "severity", "certainty", "message", "fix")
+        }
         one |= {"file": as_text(record.get("file"), LONG), "line": as_whole(record.get("line"))}
         one |= {"source": as_text(record.get("source"), LONG), "step": as_whole(record.get("step")), "times": 0}
         known = found.setdefault((one["rule"], f"{one['file']}:{one['line']}"), one)

@@ -1,0 +1,203 @@
+"""The Triton column beside the others: who may choose it, what it refuses, graphs, targets out of range, launches."""
+
+from __future__ import annotations
+
+import importlib
+import json
+
+import pytest
+import torch
+
+import xent
+from tests.transforms.test_compile import LOSSES
+from xent.backends import triton
+from xent.backends.triton import row_layout
+from xent.errors import BackendError, TargetRangeError
+from xent.problem import Rows
+from xent.terms import LossTerms
+
+LAUNCHES = importlib.import_module("xent.backends.triton.launches")
+LOGITS, TARGET = torch.zeros(3, 5), torch.tensor([0, 4, 2])
+ON_GPU = torch.cuda.is_available()
+
+
+@pytest.mark.skipif(ON_GPU, reason="the interpreter is for machines without a GPU")
+def test_the_interpreter_runs_where_it_is_asked_for_by_name_and_nowhere_else():
+    assert "asked for by name" in xent.choices(LOGITS, label_smoothing=0.1).rejected["triton"]
+    with xent.backend("triton"):
+        assert xent.choices(LOGITS, TARGET).chosen == "triton"
+        torch.testing.assert_close(xent.cross_entropy(LOGITS, TARGET), torch.tensor(5.0).log())
+
+
+@pytest.mark.skipif(ON_GPU, reason="the interpreter is for machines without a GPU")
+def test_refusals_say_why(monkeypatch):
+    with xent.backend("triton"):
+        with pytest.raises(BackendError, match="no Triton kernel for nll_loss"):
+            xent.nll_loss(LOGITS, TARGET)
+        with pytest.raises(BackendError, match=r"torch\.func and vmap"):
+            torch.func.grad(lambda x: xent.cross_entropy(x, TARGET))(LOGITS)
+        monkeypatch.setattr(triton, "INTERPRETED", False)
+        with pytest.raises(BackendError, match="run on a GPU, and input is on cpu"):
+            xent.cross_entropy(LOGITS, TARGET)
+        monkeypatch.setattr(triton, "INTERPRETED", True)
+        monkeypatch.setattr(triton, "MISSING", "triton is not installed")
+        with pytest.raises(BackendError, match="triton is not installed"):
+            xent.cross_entropy(LOGITS, TARGET)
+
+
+IN_A_GRAPH = [name for name in LOSSES if name not in ("nll_loss", "binary_cross_entropy", "token_logprobs-top")]
+
+
+@pytest.mark.parametrize("name", IN_A_GRAPH)
+def test_one_graph_with_the_same_value_and_gradient(name, device):
+    if ON_GPU:
+        pytest.skip("its constants are on the CPU")
+    torch._dynamo.reset()
+    logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
+    logits = logits.bfloat16() if name.endswith("bf16") else logits
+    eager, compiled = (logits.clone().requires_grad_() for _ in range(2))
+    with xent.backend("triton"):
+        losses = LOSSES[name](eager), torch.compile(LOSSES[name], fullgraph=True, backend="aot_eager")(compiled)
+        for loss in losses:
+            loss.backward()
+    torch.testing.assert_close(losses[1], losses[0])
+    torch.testing.assert_close(compiled.grad, eager.grad)
+
+
+def test_a_graph_holds_our_operations():
+    """Not the reference formula: a graph that fell back would have the same numbers."""
+    from torch._dynamo.backends.common import aot_autograd
+
+    seen: list[str] = []
+
+    def noted(graph, _):
+        seen.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph
+
+    torch._dynamo.reset()
+    x = torch.randn(4, 5, requires_grad=True)
+    hidden, weight = torch.randn(3, 4, requires_grad=True), torch.randn(5, 4, requires_grad=True)
+    backend = aot_autograd(fw_compiler=noted, bw_compiler=noted)
+    with xent.backend("triton"):
+        torch.compile(lambda x: xent.cross_entropy(x, torch.tensor([0, 1, 2, 3])), fullgraph=True, backend=backend)(
+            x
+        ).backward()
+        torch.compile(
+            lambda h, w: xent.linear_cross_entropy(h, w, torch.tensor([0, 1, 2])), fullgraph=True, backend=backend
+        )(hidden, weight).backward()
+    for name in ("cross_entropy_rows", "cross_entropy_gradient", "linear_rows_and_gradients"):
+        assert any(f"xent.{name}" in target for target in seen), (name, seen)
+
+
+@pytest.mark.parametrize("target", [torch.tensor([1, 5, -1, -100]), torch.tensor([1, 2**40, -(2**40), -100])], ids=str)
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "weight": torch.ones(5), "z_loss": 0.1}], ids=str)
+def test_a_target_out_of_range_makes_its_row_nan_and_reads_nothing(target, options, device):
+    """2⁴⁰ elements away there is no memory: a read there would end the process."""
+    from xent.backends.triton import cross_entropy, cross_entropy_gradient
+
+    options = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+    problem = Rows(torch.randn(4, 5).to(device), target.to(device), LossTerms(**options))
+    values = cross_entropy.forward(problem, True)
+    upstream = cross_entropy_gradient.Upstream(torch.ones(4, device=device))
+    gradient = cross_entropy_gradient.gradient(problem, values.saved, upstream)
+    assert values.loss.isnan().tolist() == [False, True, True, False]
+    assert gradient.isnan().all(1).tolist() == [False, True, True, False]
+    assert gradient[[0, 3]].isfinite().all()
+    entries = torch.stack([torch.zeros(4, dtype=torch.int64), target], 1).to(device)
+    sparse = Rows(problem.logits, entries, LossTerms(**options), torch.full((4, 2), 0.5, device=device))
+    assert cross_entropy.forward(sparse, False).loss.isnan().tolist() == [False, True, True, False]
+
+
+def test_targets_are_checked_where_that_is_asked_for(device):
+    before = xent.check_targets(True)
+    try:
+        with xent.backend("triton"), pytest.raises(TargetRangeError, match="1 of 3 targets are out of bounds"):
+            xent.cross_entropy(LOGITS, torch.tensor([0, 5, 2]))
+    finally:
+        assert xent.check_targets(before)
+
+
+def test_rows_of_a_view_lie_in_two_strides():
+    """(N, C, d1, d2) and a shifted batch are not copied; every second row of every second image is."""
+    image = torch.empty(4, 5, 6, 8).movedim(1, -1)
+    (same,), layout = row_layout.in_two_strides((image,))
+    assert same is image
+    assert (layout.num_outer, layout.num_inner, layout.strides) == (4, 48, ((240, 1, 48),))
+    gaps = torch.empty(4, 6, 8, 5)[::2, ::2, ::2]
+    (copied,), layout = row_layout.in_two_strides((gaps,))
+    assert copied is not gaps
+    assert (layout.num_outer, layout.num_inner, layout.strides) == (1, 24, ((0, 5, 1),))
+
+
+SIZES = [(kernel, classes, inner, strided) for kernel in ("cross_entropy",) for classes in (1, 5, 1000, 50257, 256000)
+         for inner in (0, 1, 7, 100000) for strided in (False, True)]  # fmt: skip
+
+
+def question(kernel="cross_entropy", classes=50257, inner=8192, strided=False):
+    return LAUNCHES.Question(kernel, "bfloat16", classes, inner, strided, "a GPU")
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_launches_are_powers_of_two_that_fit(size):
+    for launch in LAUNCHES.candidates(question(*size)):
+        assert LAUNCHES._is_sound(launch)
+        assert launch.rows * launch.columns <= 1 << 14
+
+
+@pytest.fixture
+def a_gpu(monkeypatch, tmp_path):
+    """A device whose clock prefers eight warps, and a cache of its own."""
+    monkeypatch.setenv("XENT_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(LAUNCHES, "INTERPRETED", False)
+    monkeypatch.setattr(LAUNCHES, "_choices", {})
+    monkeypatch.setattr(LAUNCHES, "_file_is_read", False)
+    monkeypatch.setattr(LAUNCHES, "_milliseconds", lambda run, launch: abs(launch.warps - 8) + launch.columns / 1e9)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    return tmp_path / "triton_launches.json"
+
+
+def test_a_launch_is_measured_once_kept_in_a_file_and_shown(a_gpu, monkeypatch):
+    asked, many = question(), 1 << 24
+    assert "to be measured" in LAUNCHES.choice_in_words(asked, many)
+    assert LAUNCHES.launch_for(asked, 1000, print) == LAUNCHES.heuristic(asked)
+    assert not a_gpu.exists()
+    best = LAUNCHES.launch_for(asked, many, print)
+    assert best.warps == 8
+    assert json.loads(a_gpu.read_text())[asked.key]["warps"] == 8
+    monkeypatch.setattr(LAUNCHES, "_choices", {})
+    monkeypatch.setattr(LAUNCHES, "_file_is_read", False)
+    monkeypatch.setattr(LAUNCHES, "_milliseconds", lambda *_: pytest.fail("it is known"))
+    assert LAUNCHES.launch_for(asked, many, print) == best
+    assert f"measured; {a_gpu}" in LAUNCHES.choice_in_words(asked, many)
+    monkeypatch.setenv("XENT_AUTOTUNE", "0")
+    assert LAUNCHES.launch_for(asked, many, print) == LAUNCHES.heuristic(asked)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"x": 1}', '{"x": {"rows": 3, "columns": 8, "warps": 4}}', "\x00"])
+def test_a_file_that_is_not_ours_is_measured_anew(a_gpu, text):
+    a_gpu.write_text(text)
+    assert LAUNCHES.launch_for(question(), 1 << 24, print).warps == 8
+    assert list(json.loads(a_gpu.read_text())) == [question().key]
+
+
+def test_a_choice_names_the_launch():
+    with xent.backend("triton"):
+        assert "logits a program" in xent.choices(LOGITS, TARGET).note
+        linear = xent.choices(torch.empty(64, 8), torch.empty(5, 8), operation="linear_cross_entropy")
+    assert "64 rows at a time" in linear.note
+
+
+@pytest.mark.skipif(ON_GPU, reason="an explanation reads the nodes, not what moves them")
+def test_a_loss_of_the_kernels_is_explained():
+    """To the last digits of float32, as one of torch's own."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 5, generator=generator).requires_grad_()
+    hidden, head = torch.randn(3, 2, generator=generator).requires_grad_(), torch.randn(5, 2, generator=generator)
+    options = {"label_smoothing": 0.1, "row_weight": torch.tensor([1.0, 0.5, 2.0, 1.0])}
+    with xent.backend("triton"):
+        plain = xent.cross_entropy(logits, torch.tensor([0, 1, -100, 4]), label_smoothing=0.1)
+        weighed = xent.cross_entropy(logits, torch.tensor([0, 1, -100, 4]), **options)
+        linear = xent.linear_cross_entropy(hidden, head.requires_grad_(), TARGET)
+        binary = xent.binary_cross_entropy_with_logits(logits, torch.ones(4, 5))
+    for loss in (plain, weighed, linear, binary):
+        assert "equal" in str(xent.explain(loss)), str(xent.explain(loss))
