@@ -173,7 +173,6 @@ def test_the_cache_is_read_the_second_time(small: TextConfig, monkeypatch: pytes
         load_text_rows(small, None, reading)
 
 
-@pytest.mark.slow
 def test_a_second_run_calls_no_pipeline(small: TextConfig, pipeline: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("XENT_CACHE", str(tmp_path))
     with (tmp_path / "many.csv").open("w", newline="") as file:
