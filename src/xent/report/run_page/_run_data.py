@@ -33,7 +33,7 @@ def run_data(run: RunRecords, runs: int) -> dict[str, Any]:
         "name": as_text(header.get("name")) or _directory_name(run.directory),
         "path": as_text(str(run.directory), LONG),
         "started": as_text(header.get("started"), 40),
-        "steps": steps[-1].step if steps else 0,
+        "steps": _last_step(run, steps),
         "parameters": as_whole(header.get("num_parameters")),
         "status": _status(run),
         "notes": _notes(run, steps, most),
@@ -90,6 +90,13 @@ def _pooled_accuracy(ranks: list[Step]) -> float | None:
     if any(one.accuracy is None or not one.count for one in ranks):
         return None
     return sum((one.accuracy or 0) * (one.count or 0) for one in ranks) / sum(one.count or 0 for one in ranks)
+
+
+def _last_step(run: RunRecords, steps: Sequence[Step]) -> int:
+    """How far the run got: the last step is seldom one of the recorded ones."""
+    ended = [as_whole(record.get("steps")) for record in run.main.kinds["end"]]
+    measured = [as_whole(record.get("step")) for record in run.main.kinds["evaluation"]]
+    return max([0, *(one.step for one in steps), *(step for step in ended + measured if step is not None)])
 
 
 def _directory_name(directory: Path) -> str:
