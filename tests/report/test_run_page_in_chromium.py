@@ -91,6 +91,25 @@ def test_the_numbers_on_the_page_are_those_of_the_records(reader, tmp_path, digi
     assert reader.js("const c = document.querySelector('.cards canvas'); return [c.width, c.height]") == [8, 8]
 
 
+def test_a_later_measurement_of_the_training_rows_stands_before_the_last_batch(reader, tmp_path):
+    """90 steps of which two are recorded: their loss is not where the training ended."""
+    measured = {"kind": "evaluation", "step": 90, "split": "train", "loss": 0.25, "count": 64, "accuracy": 0.9}
+    ended = {"kind": "end", "status": "done", "steps": 90, "seconds": 1.0, "error": None}
+    opened(reader, tmp_path, write(tmp_path / "x", [header(), step(1, 2.4), step(2, 2.3), measured, ended]))
+    first = reader.one("#figures").text
+    assert "train set" in first
+    assert "0.2500" in first
+    assert "2.3000" not in first
+    assert "90 steps" in reader.one("#status").text
+
+
+def test_a_text_by_surprisal_has_nothing_below_it_but_its_words(reader, tmp_path):
+    opened(reader, tmp_path, write(tmp_path / "x", [header(), step(1, 2.0), tokens(1), step(2, 2.0), tokens(2)]))
+    choose(reader, "where")
+    reader.one(".tokens")
+    assert "null" not in reader.one("#panel").text
+
+
 def test_tabs_by_keyboard(reader, tmp_path, digits):
     from selenium.webdriver.common.keys import Keys
 

@@ -40,6 +40,20 @@ def test_a_cut_last_line_is_left_out_and_said_and_read_once_it_is_whole(tmp_path
     assert page_data([records])["runs"][0]["notes"] == []
 
 
+@pytest.mark.parametrize(
+    ("last", "steps"),
+    [
+        ([{"kind": "end", "status": "done", "steps": 90, "seconds": 1.0, "error": None}], 90),
+        ([{"kind": "evaluation", "step": 45, "split": "train", "loss": 0.4, "count": 64, "accuracy": 0.9}], 45),
+        ([{"kind": "end", "status": "done", "steps": "many"}], 2),
+        ([], 2),
+    ],
+)
+def test_the_steps_of_a_run_are_more_than_the_recorded_ones(tmp_path, last, steps):
+    run = write(tmp_path / "x", [header(), step(1, 2.4), step(2, 2.3), *last])
+    assert data_of(run)["runs"][0]["steps"] == steps
+
+
 def test_lines_that_are_no_records_are_counted(tmp_path):
     run = write(tmp_path / "x", [header(), step(1, 2.0)])
     with (run / "records.jsonl").open("ab") as file:

@@ -101,6 +101,13 @@ def _last_step(run: RunRecords, steps: Sequence[Step]) -> int:
     return max([one.step for one in steps] + ends + others, default=0)
 
 
+def _last_step(run: RunRecords, steps: Sequence[Step]) -> int:
+    """How far the run got: the last step is seldom one of the recorded ones."""
+    ended = [as_whole(record.get("steps")) for record in run.main.kinds["end"]]
+    measured = [as_whole(record.get("step")) for record in run.main.kinds["evaluation"]]
+    return max([0, *(one.step for one in steps), *(step for step in ended + measured if step is not None)])
+
+
 def _directory_name(directory: Path) -> str:
     return as_text(directory.resolve().name)
 

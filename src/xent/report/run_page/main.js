@@ -36,12 +36,19 @@ function statusWords(one) {
     `${one.parameters !== null ? ` · ${plural(one.parameters, "parameter")}` : ""}${one.started ? ` · started ${one.started.replace("T", " ").replace("+00:00", " UTC")}` : ""}${error ? ` · ${error}` : ""}`;
 }
 
+// The last recorded batch may be long ago: a later measurement of the training rows says more.
+function lastOfTraining(one) {
+  const batch = lastOf(one.loss), measured = one.evaluations.find(({ split }) => split === "train")?.points.at(-1);
+  if (measured && finite(measured.loss) && measured.step >= (batch?.[1] ?? 0)) return ["train set", fixed(measured.loss)];
+  return ["train", fixed(batch?.[2])];
+}
+
 function showHead() {
   const one = run();
   byId("name").textContent = one.name;
   byId("status").textContent = statusWords(one);
   const last = validation(one);
-  const figures = [["train", fixed(lastOf(one.loss)?.[2]), "nats"]];
+  const figures = [[...lastOfTraining(one), "nats"]];
   if (last) figures.push([one.evaluations.some(({ split }) => split === "validation") ? "validation" : one.evaluations[0].split, fixed(last.loss), "nats"]);
   const accuracy = last?.accuracy ?? lastOf(one.accuracy)?.[2];
   if (finite(accuracy)) figures.push(["accuracy", percent(accuracy, 2), ""]);

@@ -63,7 +63,7 @@ function stepSlider(kind, records, of, draw) {
     slider.setAttribute("aria-valuetext", output.textContent);
     previous.disabled = place === 0;
     next.disabled = place === records.length - 1;
-    body.replaceChildren(...[draw(records[place], place)].flat());
+    body.replaceChildren(...[draw(records[place], place)].flat().filter((part) => part !== null));
   }
   slider.addEventListener("input", () => go(Number(slider.value)));
   show(at);

@@ -2,7 +2,7 @@
 function showWhere() {
   const { classes, worst, tokens } = run();
   const parts = [];
-  if (worst.steps.length) parts.push(section("Worst rows", "The rows of the batch that cost the most.", stepSlider("worst", worst.steps, worst.of, worstRows)));
+  if (worst.steps.length) parts.push(section("Worst rows", "The rows that cost the most, of those measured at this step.", stepSlider("worst", worst.steps, worst.of, worstRows)));
   if (tokens.steps.length) {
     parts.push(section("One text of the batch, by surprisal", "The more colour a token has, the more nats it cost. Point at one, or tab to it, to read it.",
       stepSlider("tokens", tokens.steps, tokens.of, tokenText)));
