@@ -238,6 +238,20 @@ def test_ctrl_c_at_any_moment_is_one_line(command):
         assert error.startswith("xent: stopped; ")
 
 
+def test_ctrl_c_that_a_class_in_the_making_turns_into_another_error(capfd, monkeypatch):
+    from xent.cli import _main
+
+    def press(*arguments, **options):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as interrupt:
+            raise RuntimeError("Error calling __set_name__ on 'cached_property' instance") from interrupt
+
+    monkeypatch.setattr(_main, "app", press)
+    assert main(["--version"]) == 130
+    assert capfd.readouterr().err == "xent: stopped; nothing was begun\n"
+
+
 def test_ctrl_c_that_typer_makes_an_exit(capfd, monkeypatch):
     from xent.cli import _main
 

@@ -56,6 +56,15 @@ def interrupts_let_through() -> Iterator[None]:
         signal.signal(signal.SIGINT, held)
 
 
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is what the error came of: a class that is being made makes it a RuntimeError (Python 3.11)."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__
+    return False
+
+
 class _Held:
     """A handler that remembers the first Ctrl-C; the second one has its usual effect."""
 

@@ -16,7 +16,7 @@ from xent.cli import explain as explain_command
 from xent.cli import report as report_command
 from xent.cli import score as score_command
 from xent.cli import watch as watch_command
-from xent.cli._interrupts import INTERRUPTED, Stopped
+from xent.cli._interrupts import INTERRUPTED, Stopped, was_interrupted
 from xent.errors import OptionError, XentError
 
 FAILED, WRONG_USAGE = 1, 2
@@ -91,6 +91,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _complain("nobody reads the output any more", FAILED)
     except Exception as error:
+        if was_interrupted(error):
+            raise KeyboardInterrupt from None
         if not hasattr(error, "format_message"):  # of Typer's parser, old (click's) or new (its own)
             raise
         return _complain(_usage_message(error), WRONG_USAGE)
