@@ -5,6 +5,9 @@
     rows    classes, calibration, worst rows, text at most 0.5 %,             gap ≥ step ÷ 12
     ledger  the step taken apart                   at most 0.5 %,             gap ≥ step ÷ 3
 
+Steps 1, 2, 3, 4, 6, 8, 11, 16, … 2048 of a process (powers of √2) have their plain record and their layers in any case:
+a run of a few dozen steps would have hardly any otherwise. They count towards the shares.
+
 The shares are those of steps shorter than 10 ms; longer ones get a quarter of them. The gaps make the number of
 records grow with the logarithm of the steps.
 """
@@ -15,10 +18,12 @@ import time
 from dataclasses import dataclass, field
 
 KINDS = ("plain", "layers", "rows", "ledger")
+_CHEAP = ("plain", "layers")
 _SHARES = {"plain": 0.015, "layers": 0.005, "rows": 0.005, "ledger": 0.005}
 _FEWEST_BETWEEN = {"plain": 500, "layers": 40, "rows": 12, "ledger": 3}
 _SHORT_STEP = 0.010
 _SHARE_OF_LONG_STEPS = 0.25
+_OPENING = frozenset(round(2 ** (power / 2)) for power in range(23))
 _AT_MOST = 3  # times its best: what else a record took was somebody else's time on the processor
 
 
@@ -57,6 +62,8 @@ class Schedule:
         """What step number `step` will be recorded in; () for nothing. Without "plain" there is nothing else."""
         if step == self.first_step:
             return self.kinds
+        if self.every is None and step - self.first_step + 1 in _OPENING:
+            return tuple(kind for kind in self.kinds if kind in _CHEAP or self._is_due(kind, step, thinning))
         plain = self._accounts["plain"]
         if self.every is None and time.perf_counter() < plain.due_at:
             return ()
@@ -66,7 +73,7 @@ class Schedule:
 
     def _is_due(self, kind: str, step: int, thinning: int) -> bool:
         account, now = self._accounts[kind], time.perf_counter()
-        if self.every is not None and kind in ("plain", "layers"):
+        if self.every is not None and kind in _CHEAP:
             return step % (self.every * thinning) == 0
         gap = max(1, step // _FEWEST_BETWEEN[kind]) * thinning
         return step - account.last_step >= gap and (self.every is not None or now >= account.due_at)

@@ -1,0 +1,31 @@
+"""Which steps are recorded."""
+
+from __future__ import annotations
+
+from xent.inspection.watching._schedule import Schedule
+
+
+def recorded(schedule: Schedule, steps: range) -> list[int]:
+    """Each record takes an hour, so that the shares pay for none after the first."""
+    found = []
+    for step in steps:
+        kinds = schedule.due(step, 1)
+        if "plain" in kinds:
+            found.append(step)
+        for kind in kinds:
+            schedule.took(kind, step, 3600.0)
+        if step == steps.start:
+            schedule.began()
+    return found
+
+
+def test_a_short_run_has_a_curve_whatever_a_record_costs() -> None:
+    assert recorded(Schedule(None), range(1, 91)) == [1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64]
+
+
+def test_steps_of_a_process_that_goes_on_are_counted_from_its_first() -> None:
+    assert recorded(Schedule(None, first_step=101), range(101, 121)) == [101, 102, 103, 104, 106, 108, 111, 116]
+
+
+def test_every_nth_is_every_nth() -> None:
+    assert recorded(Schedule(10), range(1, 41)) == [1, 10, 20, 30, 40]
