@@ -95,13 +95,6 @@ def _pooled_accuracy(ranks: list[Step]) -> float | None:
 
 
 def _last_step(run: RunRecords, steps: Sequence[Step]) -> int:
-    """The steps that were taken, as far as any record knows."""
-    ends = [as_whole(end.get("steps")) or 0 for end in run.main.kinds["end"]]
-    others = [as_whole(one.get("step")) or 0 for one in run.main.kinds["evaluation"]]
-    return max([one.step for one in steps] + ends + others, default=0)
-
-
-def _last_step(run: RunRecords, steps: Sequence[Step]) -> int:
     """How far the run got: the last step is seldom one of the recorded ones."""
     ended = [as_whole(record.get("steps")) for record in run.main.kinds["end"]]
     measured = [as_whole(record.get("step")) for record in run.main.kinds["evaluation"]]
