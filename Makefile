@@ -34,7 +34,7 @@ demo-text: $(VENV)/.demo
 	$(BIN)/xent train language_model
 
 test: $(VENV)/.dev
-	@echo "== the default test suite (under 10 minutes on 2 cores)"
+	@echo "== the default test suite (about 10 minutes on 2 cores)"
 	$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.dev
