@@ -105,7 +105,9 @@ def test_a_killed_rank_ends_the_others_and_resume_goes_on(tmp_path):
     assert len(losses(out)) == 80
 
 
-@pytest.mark.xfail(reason="ran once, on a loaded machine, and was not done 90 s after the kill; the cause is not known")
+@pytest.mark.xfail(
+    reason="of two runs one went on and ended, one, on a loaded machine, was not done 90 s after the kill", strict=False
+)
 def test_torchrun_goes_on_by_itself(tmp_path):
     out = tmp_path / "run"
     status, stderr = with_a_killed_rank(out, restarts=1)
