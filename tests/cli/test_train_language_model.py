@@ -85,12 +85,6 @@ def test_bad_data_is_one_line_and_exit_1(capfd, content, sentence):
     assert not Path("runs").exists()
 
 
-def untimed(run: str) -> dict[str, str]:
-    """All of a run but what holds seconds."""
-    found = fingerprints(Path(run))
-    return {name: found[name] for name in found.keys() - {"records.jsonl", "report.html"}}
-
-
 def test_a_run_as_plain_lines_and_a_second_beside_it(capfd):
     assert main([*QUICK, "--prompt", "[bold]\x1b[31m"]) == 0
     shown = capfd.readouterr()
@@ -104,9 +98,7 @@ def test_a_run_as_plain_lines_and_a_second_beside_it(capfd):
     first = fingerprints(Path("runs/language_model-1"))
     assert main(QUICK) == 0
     assert fingerprints(Path("runs/language_model-1")) == first
-    assert untimed("runs/language_model-2") == untimed(
-        "runs/language_model-1"
-    )  # neither prompt nor sample is part of it
+    assert fingerprints(Path("runs/language_model-2")) == first  # neither prompt nor sample is part of a run
 
 
 @pytest.mark.parametrize("tokens", ["char", "bpe"])
@@ -150,7 +142,7 @@ def test_ctrl_c_leaves_a_run_to_go_on_with(capfd):
     assert "resumed    after epoch " in shown
     assert "sample " not in shown
     assert main([*QUICK, "--epochs", epochs, "--out", "whole"]) == 0
-    assert untimed("run") == untimed("whole")
+    assert fingerprints(Path("run")) == fingerprints(Path("whole"))
 
 
 def test_a_narrow_terminal_is_no_reason_to_fail(monkeypatch):
