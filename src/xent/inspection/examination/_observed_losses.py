@@ -72,7 +72,7 @@ class _Observed:
     """One call, told to every session."""
 
     __slots__ = (
-        "_args", "_dims", "_graded", "_input", "_kwargs", "_name", "_numbers", "_origin", "_original", "_places",
+        "_args", "_dims", "_graded", "_input", "_kwargs", "_name", "_origin", "_original", "_places",
         "on_accelerator",
     )  # fmt: skip
 
@@ -84,8 +84,10 @@ class _Observed:
         self._original, self._args, self._kwargs = original, args, kwargs
         self._graded = torch.is_grad_enabled()
         frame = _sessions.caller()
-        self._places = [(session, session.place(frame)) for session in _sessions.all_sessions()]
-        self._numbers = [place.number for _, place in self._places]  # another thread may be at the same line
+        self._places: list[tuple[Session, Place, int]] = []
+        for session in _sessions.all_sessions():
+            place = session.place(frame)
+            self._places.append((session, place, place.number))  # another thread may be at the same line
         input = args[0] if args else kwargs.get("input")
         self._input = input if isinstance(input, Tensor) else None
         self._dims = -1 if self._input is None else self._input.dim()
@@ -93,7 +95,7 @@ class _Observed:
 
     def before(self) -> None:
         """On an accelerator."""
-        due = [is_sampled(number) for number in self._numbers]
+        due = [each for each in self._places if is_sampled(each[2])]
         for session, call in self._calls(due, None, None):
             with _sessions.quiet():
                 session.about_to_call(call)
@@ -104,19 +106,20 @@ class _Observed:
         loss = loss if isinstance(loss, Tensor) else None
         is_nan = loss is not None and _is_nan(loss)
         graded = loss is not None and loss.requires_grad  # its grad_fn is not asked for: that makes an object of it
-        due: list[bool] = []
-        for (session, place), number in zip(self._places, self._numbers, strict=True):
+        due: list[tuple[Session, Place, int]] | None = None
+        for each in self._places:
+            session, place, number = each
             session.run.num_calls[self._name] += 1
             surprising = place.is_surprising(self._dims, is_nan=is_nan)
-            due.append(surprising or error is not None or is_sampled(number))
+            if surprising or error is not None or is_sampled(number):
+                due = [*(due or ()), each]
             if graded:
                 if session.reads_next_graph and loss is not None and loss.grad_fn is not None:
                     mark_as_seen(loss)
                 self._count(session, place)
-        if True in due:
-            for session, call in self._calls(due, loss, error):
-                with _sessions.quiet():
-                    session.loss_called(call)
+        for session, call in self._calls(due, loss, error) if due else ():
+            with _sessions.quiet():
+                session.loss_called(call)
 
     def _count(self, session: Session, place: Place) -> None:
         """The rows of a call to train on, if their mean is its loss."""
@@ -135,14 +138,10 @@ class _Observed:
         return batches.setdefault(site, BatchSizes(site, input.shape[0]))
 
     def _calls(
-        self, due: list[bool], loss: Tensor | None, error: BaseException | None
+        self, due: list[tuple[Session, Place, int]], loss: Tensor | None, error: BaseException | None
     ) -> Iterator[tuple[Session, LossCall]]:
-        arguments: dict[str, Any] | None = None
-        for (session, place), number, is_due in zip(self._places, self._numbers, due, strict=True):
-            if not is_due:
-                continue
-            if arguments is None:
-                arguments = bound(self._original, self._args, self._kwargs)
+        arguments = bound(self._original, self._args, self._kwargs)
+        for session, place, number in due:
             yield session, LossCall(name=self._name, origin=self._origin, arguments=arguments, output=loss,
                                     error=error, site=place.site, number=number, grad_enabled=self._graded)  # fmt: skip
 

@@ -147,33 +147,30 @@ def observed_optimizer(original: Function) -> Function:
 def before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     """A global hook of torch's optimizers."""
     del args, kwargs
-    _step(optimizer, "at_step")
+    for session in _sessions.at_work():
+        facts = session.run.facts_of(optimizer)
+        facts.num_steps += 1
+        session.step_begins()
+        if facts.site is None or "at_step" in session.heard:
+            _tell_of_step(session, optimizer, "at_step")
 
 
 def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     """A global hook of torch's optimizers."""
     del args, kwargs
-    _step(optimizer, "after_step")
+    for session in _sessions.at_work():
+        if "after_step" in session.heard:
+            _tell_of_step(session, optimizer, "after_step")
+        session.step_ends()
 
 
-def _step(optimizer: Optimizer, method: Literal["at_step", "after_step"]) -> None:
-    sessions = _sessions.at_work()
-    if not sessions:
-        return
-    for session in sessions:
-        facts = session.run.facts_of(optimizer)
-        if method == "at_step":
-            facts.num_steps += 1
-            session.step_begins()
-        if method in session.heard or facts.site is None:
-            site = session.known_site(_sessions.caller())
-            facts.site = facts.site or site
-            event = OptimizerStep(optimizer=optimizer, number=facts.num_steps, site=site,
-                                  sampled=is_sampled(facts.num_steps))  # fmt: skip
-            with _sessions.quiet() if event.sampled else _sessions.busy():
-                session.tell(method, event)
-        if method == "after_step":
-            session.step_ends()
+def _tell_of_step(session: Session, optimizer: Optimizer, method: Literal["at_step", "after_step"]) -> None:
+    facts = session.run.facts_of(optimizer)
+    site = session.known_site(_sessions.caller())
+    facts.site = facts.site or site
+    event = OptimizerStep(optimizer=optimizer, number=facts.num_steps, site=site, sampled=is_sampled(facts.num_steps))
+    with _sessions.quiet() if event.sampled else _sessions.busy():
+        session.tell(method, event)
 
 
 def observed_zero_grad(original: Function) -> Function:

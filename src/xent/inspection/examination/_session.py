@@ -37,6 +37,8 @@ def is_sampled(number: int) -> bool:
     """Calls 1, 2, 3, 5, 10, 20, 50, 100, 200, … of a line: so that checks cost less and less of a long run."""
     if number <= 3:
         return True
+    if number % 10:
+        return number == 5
     while number % 10 == 0:
         number //= 10
     return number in (1, 2, 5)
@@ -94,6 +96,7 @@ class Session:
         self.heard = frozenset()
         self.hears_backwards = True
         self._listen_to(self._all_listeners)
+        self._read_graph = True  # whether that of the last step might be
         self.reads_next_graph = True  # whether the graph of the next backward pass may be read
 
     def _overriding(self, method: str) -> list[tuple[Rule, Callable[..., Any]]]:
@@ -168,12 +171,11 @@ class Session:
         """Count an optimizer step."""
         self.run.num_steps += 1
         self._since_step = 0
-        self.reads_next_graph = is_sampled(self.run.num_steps + 1)
+        self._read_graph, self.reads_next_graph = self.reads_next_graph, is_sampled(self.run.num_steps + 1)
 
     def step_ends(self) -> None:
         """After an optimizer step: rules that may sleep hear of pairs of steps, 1–6, 10 and 11, 20 and 21, …"""
-        number = self.run.num_steps + 1
-        awake = is_sampled(number) or is_sampled(number - 1)
+        awake = self.reads_next_graph or self._read_graph
         if awake is (self._listeners is self._all_listeners):
             return
         if awake:
