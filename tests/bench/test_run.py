@@ -145,14 +145,17 @@ def test_help_loads_no_torch() -> None:
 
 def test_results_of_another_machine_do_not_mix(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
-    fresh = {"machine": {"cpu": "a"}}
+    fresh = {"machine": {"cpu": "a", "versions": {"torch": "1"}}}
     first = results.begin(path, fresh, keep=True)
     for name in ("two", "one", "two"):
         results.add(first, {"name": name}, ["one", "two"])
     results.save(path, first)
     assert [contest["name"] for contest in results.begin(path, fresh, keep=True)["contests"]] == ["one", "two"]
     assert results.begin(path, fresh, keep=False)["contests"] == []
-    assert results.begin(path, {"machine": {"cpu": "b"}}, keep=True)["contests"] == []
+    other = {"machine": {"cpu": "a", "versions": {"torch": "1", "triton": "3"}}}
+    with pytest.raises(DataError, match=r"2 contests that were measured with other versions \(triton\)"):
+        results.begin(path, other, keep=True)
+    assert results.begin(path, other, keep=False)["contests"] == []
     path.write_text("{}", encoding="utf-8")
     with pytest.raises(DataError, match="schema"):
         results.load(path)

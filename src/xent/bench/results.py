@@ -27,19 +27,37 @@ def path_for(directory: Path, question: str, machine: dict[str, Any], quick: boo
 
 
 def begin(path: Path, fresh: dict[str, Any], keep: bool) -> dict[str, Any]:
-    """`fresh` with an empty list of contests, or with those of the file at `path` if it is of the same machine.
+    """`fresh` with an empty list of contests, or with those of the file at `path`.
 
     Args:
         path: the results file.
         fresh: question, machine and settings of this run.
         keep: whether contests that are measured now join those that are there (`--only`).
+
+    Raises:
+        DataError: they were to join those of another machine or of other versions.
     """
     results = {"schema": SCHEMA, **fresh, "contests": []}
     if keep and path.is_file():
         before = load(path)
-        if before["machine"] == fresh["machine"]:
-            results["contests"] = before["contests"]
+        if differing := _differing(before["machine"], fresh["machine"]):
+            raise DataError(
+                f"{path} holds {len(before['contests'])} contests that were measured with other {differing}",
+                "contests of one file share their machine and versions",
+                "write these elsewhere with --out DIR, or measure all without --only, which replaces the file",
+            )
+        results["contests"] = before["contests"]
     return results
+
+
+def _differing(before: dict[str, Any], now: dict[str, Any]) -> str:
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    inside = {name: (before.get(name), now.get(name)) for name in names}
+    return ", ".join(
+        f"{name} ({', '.join(sorted(str(key) for key in {*old, *new} if old.get(key) != new.get(key)))})"
+        if isinstance(old, dict) and isinstance(new, dict) else name
+        for name, (old, new) in inside.items()
+    )  # fmt: skip
 
 
 def add(results: dict[str, Any], contest: dict[str, Any], order: list[str]) -> None:
