@@ -19,6 +19,7 @@ from xent.backends.native.top_classes import top_classes
 from xent.head import HeadRows
 from xent.ops.native.again import kernels_may_run, reference_gradient
 from xent.ops.native.autocast import outside_autocast, with_casts
+from xent.ops.problem_tensors import tensors_of, with_tensors
 from xent.problem import Rows
 from xent.row_stats import TokenLogprobs
 
@@ -27,24 +28,13 @@ def rows(problem: Rows | HeadRows, with_entropy: bool, top: int) -> TokenLogprob
     """Ln p(target) of every row, on request the entropy and the `top` most likely classes."""
     problem = with_casts(problem) if isinstance(problem, HeadRows) else problem
     shape = problem.target.shape
-    log_p, entropy, index = _Logprobs.apply(*_tensors(problem), problem, with_entropy, top)
+    log_p, entropy, index = _Logprobs.apply(*tensors_of(problem), problem, with_entropy, top)
     return TokenLogprobs(
         logprob=log_p[:, 0].reshape(shape),
         entropy=entropy.view(shape) if with_entropy else None,
         top_indices=index[:, 1:].reshape(*shape, top) if top else None,
         top_logprobs=log_p[:, 1:].reshape(*shape, top) if top else None,
     )
-
-
-def _tensors(problem: Rows | HeadRows) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    return (problem.logits, None, None) if isinstance(problem, Rows) else (problem.hidden, problem.weight, problem.bias)
-
-
-def _with_tensors(problem: Rows | HeadRows, tensors: Any) -> Rows | HeadRows:
-    first, weight, bias = tensors
-    if isinstance(problem, Rows):
-        return replace(problem, logits=first)
-    return replace(problem, hidden=first, weight=weight, bias=bias)
 
 
 class _Logprobs(torch.autograd.Function):
@@ -62,8 +52,8 @@ class _Logprobs(torch.autograd.Function):
         ctx.mark_non_differentiable(index)
         ctx.values = values
         nothing = torch.empty(0)
-        ctx.problem = replace(_with_tensors(problem, (nothing, nothing, None)), target=nothing.long())
-        ctx.save_for_backward(*_tensors(problem), problem.target, index)
+        ctx.problem = replace(with_tensors(problem, (nothing, nothing, None)), target=nothing.long())
+        ctx.save_for_backward(*tensors_of(problem), problem.target, index)
         log_p = torch.cat([-values["loss"].unsqueeze(1), of_top], 1)
         return log_p, values["entropy"] if with_entropy else torch.zeros_like(values["loss"]), index
 
@@ -74,7 +64,7 @@ class _Logprobs(torch.autograd.Function):
         if of_log_p is None and of_entropy is None:
             return (None,) * 6
         *tensors, target, index = ctx.saved_tensors
-        problem = replace(_with_tensors(ctx.problem, tensors), target=target)
+        problem = replace(with_tensors(ctx.problem, tensors), target=target)
         if not kernels_may_run(of_log_p, of_entropy):
             return *_of_reference(ctx, problem, tensors, index, (of_log_p, of_entropy)), None, None, None
         if of_log_p is None:
@@ -126,7 +116,7 @@ def _of_reference(
     ctx: Any, problem: Rows | HeadRows, tensors: Any, index: Tensor, upstream: tuple[Tensor | None, ...]
 ) -> tuple[Tensor | None, ...]:
     def formula(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-        given = _with_tensors(problem, tensors)
+        given = with_tensors(problem, tensors)
         log_p, entropy = reference.token_logprobs.at(given, index.view(*problem.target.shape, -1))
         return log_p.reshape(index.shape), entropy.reshape(-1)
 

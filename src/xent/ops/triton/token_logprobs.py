@@ -11,6 +11,7 @@ from torch import Tensor
 from xent.backends import reference
 from xent.head import HeadRows
 from xent.ops.native.again import kernels_may_run, reference_gradient
+from xent.ops.problem_tensors import tensors_of, with_tensors
 from xent.ops.triton.casts import outside_autocast, with_casts
 from xent.problem import Rows
 from xent.row_stats import TokenLogprobs
@@ -20,24 +21,13 @@ def rows(problem: Rows | HeadRows, with_entropy: bool, top: int) -> TokenLogprob
     """Ln p(target) of every row, on request the entropy and the `top` most likely classes."""
     problem = with_casts(problem) if isinstance(problem, HeadRows) else problem
     shape = problem.target.shape
-    log_p, entropy, index = _Logprobs.apply(*_tensors(problem), problem, with_entropy, top)
+    log_p, entropy, index = _Logprobs.apply(*tensors_of(problem), problem, with_entropy, top)
     return TokenLogprobs(
         logprob=log_p[:, 0].reshape(shape),
         entropy=entropy.view(shape) if with_entropy else None,
         top_indices=index[:, 1:].reshape(*shape, top) if top else None,
         top_logprobs=log_p[:, 1:].reshape(*shape, top) if top else None,
     )
-
-
-def _tensors(problem: Rows | HeadRows) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    return (problem.logits, None, None) if isinstance(problem, Rows) else (problem.hidden, problem.weight, problem.bias)
-
-
-def _with_tensors(problem: Rows | HeadRows, tensors: Any) -> Rows | HeadRows:
-    first, weight, bias = tensors
-    if isinstance(problem, Rows):
-        return replace(problem, logits=first)
-    return replace(problem, hidden=first, weight=weight, bias=bias)
 
 
 class _Logprobs(torch.autograd.Function):
@@ -50,8 +40,8 @@ class _Logprobs(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(scores.index)
         ctx.saved = scores.values.saved
-        ctx.problem = replace(_with_tensors(problem, (None, None, None)), target=None)
-        ctx.save_for_backward(*_tensors(problem), problem.target, scores.index)
+        ctx.problem = replace(with_tensors(problem, (None, None, None)), target=None)
+        ctx.save_for_backward(*tensors_of(problem), problem.target, scores.index)
         entropy = scores.values.entropy if with_entropy else torch.zeros_like(scores.values.loss)
         return scores.log_p, entropy, scores.index
 
@@ -64,7 +54,7 @@ class _Logprobs(torch.autograd.Function):
         if of_log_p is None and of_entropy is None:
             return (None,) * 6
         *tensors, target, index = ctx.saved_tensors
-        problem = replace(_with_tensors(ctx.problem, tensors), target=target)
+        problem = replace(with_tensors(ctx.problem, tensors), target=target)
         needs = tuple(ctx.needs_input_grad[:3])
         if not kernels_may_run(of_log_p, of_entropy):
             return *_of_reference(problem, tensors, index, needs, (of_log_p, of_entropy)), None, None, None
@@ -75,7 +65,7 @@ def _of_reference(
     problem: Rows | HeadRows, tensors: Any, index: Tensor, needs: Any, upstream: tuple[Tensor | None, ...]
 ) -> tuple[Tensor | None, ...]:
     def formula(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-        given = _with_tensors(problem, tensors)
+        given = with_tensors(problem, tensors)
         log_p, entropy = reference.token_logprobs.at(given, index.view(*problem.target.shape, -1))
         return log_p.reshape(index.shape), entropy.reshape(-1)
 
