@@ -8,7 +8,7 @@ function showFindings() {
     one.fix ? make("p", { class: "fix" }, make("span", { class: "note" }, "do "), named(one.fix)) : null,
     one.source ? make("pre", {}, named(one.source)) : null,
     make("p", { class: "note" }, one.file ? named(`${one.file}${one.line ? `:${one.line}` : ""}`) : "",
-      one.step !== null ? ` · first at step ${whole(one.step)}` : "", one.times > 1 ? ` · ${whole(one.times)} times` : "")));
+      one.step !== null ? ` · told at step ${whole(one.step)}` : "", one.times > 1 ? ` · ${whole(one.times)} times` : "")));
   const more = findings.of > findings.list.length ? make("p", { class: "note" }, `${whole(findings.list.length)} of ${whole(findings.of)} findings.`) : null;
   return [section("Findings of the doctor", "", ...cards, more)];
 }
