@@ -22,6 +22,7 @@ _LOOKS = 3  # sampled calls in a row, the last ones of the line
 _SPREAD = 0.05  # of ln p between rows: probabilities differ by less than 5 %
 _NOISE = 0.1  # relative, between the loss and the entropy of the labels of one batch
 _MOST_ROWS = 512
+_LOSSES = ("cross_entropy", "linear_cross_entropy", "binary_cross_entropy_with_logits")
 
 
 @dataclass
@@ -60,7 +61,7 @@ class _StuckAtPrior(Watcher):
     def at_loss_call(self, call: LossCall) -> None:
         if call.output is None or not call.output.requires_grad or self.run.num_steps < _STEPS:
             return
-        if call.name not in ("cross_entropy", "binary_cross_entropy_with_logits"):
+        if call.name not in _LOSSES:
             return
         line = self._lines.setdefault(call.site, _Line(call.site))
         look = _binary_look(call) if call.is_binary else _look(call)
