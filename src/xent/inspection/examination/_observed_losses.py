@@ -30,7 +30,7 @@ def observed(name: str, origin: Origin) -> Callable[[Callable[..., Any]], Callab
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         @as_original(original)
         def observed_loss(*args: Any, **kwargs: Any) -> Any:
-            if not _sessions.at_work() or _is_traced(frame := sys._getframe(1)):
+            if not _sessions.at_work() or _is_traced(frame := sys._getframe(1)) or _stands_in(args, kwargs):
                 return _plain(original, args, kwargs)
             call = _Observed(name, origin, original, args, kwargs)
             call.came_from(user_frame(frame))
@@ -59,14 +59,20 @@ def _is_traced(frame: FrameType) -> bool:
     return frame.f_code.co_filename.startswith("<eval_with_key>")
 
 
+def _stands_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the input is no tensor but acts as one, as logits that nobody has made: what it calls is observed."""
+    input = args[0] if args else kwargs.get("input")
+    return not isinstance(input, Tensor) and hasattr(type(input), "__torch_function__")
+
+
 @unseen_by_warnings
 def _plain(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The function itself; subclasses and modes are shown the original, which they may know by identity."""
     if torch.compiler.is_dynamo_compiling():
         return original(*args, **kwargs)
     if original.__module__.startswith("torch") and has_torch_function((*args, *kwargs.values())):
-        tensors = tuple(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-        return handle_torch_function(original, tensors, *args, **kwargs)
+        asked = tuple(value for value in (*args, *kwargs.values()) if hasattr(type(value), "__torch_function__"))
+        return handle_torch_function(original, asked, *args, **kwargs)
     return original(*args, **kwargs)
 
 
