@@ -168,6 +168,35 @@ def test_a_launch_is_measured_once_kept_in_a_file_and_shown(a_gpu, monkeypatch):
     assert LAUNCHES.launch_for(asked, many, print) == LAUNCHES.heuristic(asked)
 
 
+@pytest.mark.skipif(ON_GPU, reason="test_on_a_gpu.py has a real clock")
+def test_a_loss_measures_its_launches_once_and_choices_shows_them(a_gpu, monkeypatch):
+    """A real call of the interpreted kernels, with the launch that the clock preferred; only the clock is not real."""
+    timed: list = []
+
+    def clock(run, launch) -> float:
+        run(launch)
+        timed.append(launch)
+        return launch.columns
+
+    monkeypatch.setattr(LAUNCHES, "_MEASURED_FROM", 1)
+    monkeypatch.setattr(LAUNCHES, "_milliseconds", clock)
+    x, y = torch.randn(64, 50, requires_grad=True), torch.randint(50, (64,))
+    with xent.backend("triton"):
+        guess = xent.choices(x, y).note
+        assert guess.endswith("(to be measured)")
+        loss = xent.cross_entropy(x, y)
+        (gradient,) = torch.autograd.grad(loss, x)
+        note, count = xent.choices(x, y).note, len(timed)
+        assert note.endswith(f"(measured; {a_gpu})")
+        assert note.split(",")[0] != guess.split(",")[0]
+        xent.cross_entropy(x, y).backward()
+    assert count == len(timed) > 2
+    assert {key.split("/")[1] for key in json.loads(a_gpu.read_text())} == {"cross_entropy", "cross_entropy_gradient"}
+    wanted = torch.nn.functional.cross_entropy(x, y)
+    torch.testing.assert_close(loss, wanted)
+    torch.testing.assert_close(gradient, torch.autograd.grad(wanted, x)[0])
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"x": 1}', '{"x": {"rows": 3, "columns": 8, "warps": 4}}', "\x00"])
 def test_a_file_that_is_not_ours_is_measured_anew(a_gpu, text):
     a_gpu.write_text(text)
