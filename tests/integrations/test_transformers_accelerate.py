@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -195,11 +196,16 @@ def test_under_gradient_checkpointing() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_logits")
-@pytest.mark.parametrize(("kind", "accelerated_first"), [("gemma2", True), ("llama", False)])
-def test_under_compile(kind: str, accelerated_first: bool) -> None:
+@pytest.mark.parametrize(
+    ("kind", "accelerated_first", "backend"),
+    [("gemma2", True, "aot_eager"), ("llama", False, "aot_eager"), ("llama", True, "inductor")],
+)
+def test_under_compile(kind: str, accelerated_first: bool, backend: str) -> None:
+    if backend == "inductor" and not shutil.which("g++"):
+        pytest.skip("inductor compiles C++")
     model, inputs = tiny(kind), tokens()
     own = _step(model, **inputs)
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
     with accelerate(model if accelerated_first else compiled):
         output = compiled(**inputs)
         output.loss.backward()
