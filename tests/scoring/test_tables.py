@@ -120,7 +120,7 @@ NO_TABLE = {
     "empty.csv": (b"", 1, "is empty (0 bytes)"),
     "empty.parquet": (b"", 1, "is empty (0 bytes)"),
     "header.csv": (b"text\n", 1, "has no row"),
-    "other.csv": (b"body,n\na,1\n", 2, "has no column 'text'; its columns are ['body', 'n']; pass one of them as --text"),
+    "other.csv": (b"body,n\na,1\n", 2, "has no column 'text'; its columns are ['body', 'n']: pass one of them as --text-column"),
     "other.tsv": (b"body\tn\na\t1\n", 2, "has no column 'text'; its columns are ['body', 'n']"),
     "no.parquet": (b"PAR1 or not", 1, "it must be parquet"),
 }
