@@ -51,8 +51,16 @@ WRONG = {
     "another ending": ([*COMMAND, "--data", "texts.xls"], 2, "the ending says how a table is read"),
     "wrong column": ([*QUICK, "--text-column", "body"], 2, "texts.csv has no column 'body'; its columns are ['text'"),
     "bad row": ([*COMMAND, "--data", "bad.csv"], 1, "bad.csv, row 62: 1 cell under 2 columns; "),
-    "bytes": ([*COMMAND, "--data", "bytes.tsv"], 1, "bytes.tsv, row 3: byte 1 of text is 0xff, which is no UTF-8 there"),
-    "no label": ([*COMMAND, "--data", "label.jsonl"], 1, "label.jsonl, row 2: label is missing; every row needs its text"),
+    "bytes": (
+        [*COMMAND, "--data", "bytes.tsv"],
+        1,
+        "bytes.tsv, row 3: byte 1 of text is 0xff, which is no UTF-8 there",
+    ),
+    "no label": (
+        [*COMMAND, "--data", "label.jsonl"],
+        1,
+        "label.jsonl, row 2: label is missing; every row needs its text",
+    ),
     "empty file": ([*COMMAND, "--data", "empty.parquet"], 1, "empty.parquet is empty (0 bytes)"),
     "one class": ([*COMMAND, "--data", "one.csv"], 1, "only one class: all 2 rows are 'x'"),
     "no tokens": (

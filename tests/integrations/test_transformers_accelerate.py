@@ -290,7 +290,20 @@ for kind in sys.argv[1:]:
     with accelerate(model):
         print(kind, plain, peak_extra_bytes(step), flush=True)
 """
-_MEASURED = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gpt2", "phi", "opt", "gpt_neox", "granite", "cohere", "bart")
+_MEASURED = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gpt2",
+    "phi",
+    "opt",
+    "gpt_neox",
+    "granite",
+    "cohere",
+    "bart",
+)
 
 
 @pytest.mark.slow

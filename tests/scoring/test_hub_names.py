@@ -80,11 +80,13 @@ def hub(tmp_path: Path) -> Iterator[str]:
 
 def _scored(tmp_path: Path, endpoint: str, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     (tmp_path / "texts.txt").write_text("the cat sat")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_") and "proxy" not in name.lower()}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith("HF_") and "proxy" not in name.lower()
+    }
     environment = {**kept, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), **environment}
     code = "import sys; from xent.cli import main; sys.exit(main(sys.argv[1:]))"
     arguments = [sys.executable, "-c", code, "score", command[0], str(tmp_path / "texts.txt"), *command[1:]]
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=300, env=environment)
+    return subprocess.run(arguments, check=False, capture_output=True, text=True, timeout=300, env=environment)
 
 
 NOWHERE = "http://127.0.0.1:9"  # discard: nothing listens
@@ -118,7 +120,8 @@ def test_without_network_and_cache_one_line_says_so(tmp_path: Path, environment:
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("xent: error: model gpt2: the hub can't be reached (")
-    assert done.stderr.endswith(", and its cache does not hold it; it must be a directory, or a name that the hub or its cache has: check the name and the network\n")
+    assert "), and its cache does not hold it; " in done.stderr
+    assert done.stderr.endswith(": check the name and the network\n")
     assert done.stderr.count("\n") == 1
 
 

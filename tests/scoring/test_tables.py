@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 pytest.importorskip("transformers")
-pa = pytest.importorskip("pyarrow")
-pq = pytest.importorskip("pyarrow.parquet")
+pytest.importorskip("pyarrow")
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from tests.scoring.hub_model import write_model
 from xent.cli._main import run
 
@@ -120,7 +122,11 @@ NO_TABLE = {
     "empty.csv": (b"", 1, "is empty (0 bytes)"),
     "empty.parquet": (b"", 1, "is empty (0 bytes)"),
     "header.csv": (b"text\n", 1, "has no row"),
-    "other.csv": (b"body,n\na,1\n", 2, "has no column 'text'; its columns are ['body', 'n']: pass one of them as --text-column"),
+    "other.csv": (
+        b"body,n\na,1\n",
+        2,
+        "has no column 'text'; its columns are ['body', 'n']: pass one of them as --text-column",
+    ),
     "other.tsv": (b"body\tn\na\t1\n", 2, "has no column 'text'; its columns are ['body', 'n']"),
     "no.parquet": (b"PAR1 or not", 1, "it must be parquet"),
 }

@@ -139,7 +139,7 @@ def _from_calamancy(name: str) -> Any:
         return calamancy.load(newest)
     except Exception as error:  # of huggingface_hub, pip or spaCy, as the version of calamanCy has it
         raise DataError(
-            f"calamanCy can't load {newest} ({' '.join(str(error).split())[:200]})",
+            f"calamanCy can't load {newest} ({' '.join(str(error).split()).partition('. ')[0][:200]})",
             "it downloads a pipeline the first time",
             "check the network, and calamancy.load",
         ) from error

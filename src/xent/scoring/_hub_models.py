@@ -183,7 +183,9 @@ def _place(name: str, what: str) -> str:
         return name
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise OptionError(
-            f"the hub has no {what} {name}, or hides it", "a model is a directory, a run or a hub name", "check the name"
+            f"the hub has no {what} {name}, or hides it",
+            "a model is a directory, a run or a hub name",
+            "check the name",
         ) from error
     except HfHubHTTPError:
         return name  # it answers: what is wrong with it the loader says

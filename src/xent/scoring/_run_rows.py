@@ -1,4 +1,4 @@
-"""The validation rows of a run of `xent train text`: the surprisal of each label, from logits of some rows at a time."""
+"""The validation rows of a run of `xent train text`: the surprisal of each label, some rows at a time."""
 
 from __future__ import annotations
 

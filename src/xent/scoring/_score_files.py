@@ -43,7 +43,7 @@ class ScoreFiles:
             self._check_parts()
 
     def _check_parts(self) -> None:
-        """Parts that are there already must belong to this command, or to it without --skip-bad: they hold no bad row."""
+        """Raise for parts of another command; those of this one without --skip-bad hold no bad row, and are its own."""
         if not self._config.is_file():
             return
         try:

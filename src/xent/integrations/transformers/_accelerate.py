@@ -159,7 +159,9 @@ def _head_of(model: nn.Module) -> nn.Linear:
         raise DtypeError(
             got if head is None else f"{type(model).__name__}: {got}",
             "a loss without logits needs the weight of an nn.Linear",
-            _WHOLE if _is_sharded(head) else "pass a …ForCausalLM whose head is one, without LoRA or quantization on it",
+            _WHOLE
+            if _is_sharded(head)
+            else "pass a …ForCausalLM whose head is one, without LoRA or quantization on it",
         )
     return head
 
