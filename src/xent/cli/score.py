@@ -143,7 +143,7 @@ def _recipe(path: Path) -> str | None:
 
 def _no_texts(texts: Path | None, model: str) -> None:
     if texts is not None:
-        raise OptionError(f"{model} and {texts}", "a run of digits has its own rows", "leave the texts out")
+        raise OptionError(f"{model} and {texts}", "such a run has its own rows", "leave the texts out")
 
 
 def _score_saved(logits: str, targets: str, ignore_index: int, output: _Output) -> int:
@@ -159,9 +159,14 @@ def _score_run(path: Path, recipe: str, texts: _Texts, reading: Reading, output:
     from xent.scoring._run_models import RunModel
     from xent.scoring._text_scores import check_reading
 
+    if recipe == "text":
+        _no_texts(texts.path, str(path))
+        from xent.scoring._run_rows import text_rows
+
+        return output.rows(text_rows(path), ignore_index=-100)
     if recipe != "language_model":
         raise OptionError(
-            f"{path} is a run of {recipe}", "runs of language_model and digits are scored", "pass one of these"
+            f"{path} is a run of {recipe}", "runs of language_model, text and digits are scored", "pass one of these"
         )
     if texts.beginning not in ("auto", "none"):
         raise OptionError(f"--bos {texts.beginning}", "a run has no such token", "pass --bos none")
@@ -230,7 +235,8 @@ class _Output:
 
                 return work(told)
         except KeyboardInterrupt:
-            where = f"give the command again to go on from {files.parts}" if files else "nothing was written"
+            has_parts = files is not None and files.parts.is_dir()
+            where = f"give the command again to go on from {files.parts}" if has_parts else "nothing was written"
             raise Stopped(where) from None
 
     def _say(self, scored: Scored, opening: list[str], kind: str, title: str) -> int:
