@@ -47,8 +47,8 @@ def _ends(low: str, high: str, **options: Any) -> Any:
 def _steps(field: str = "step:Q", **options: Any) -> Any:
     alt = _altair()
     axis = alt.Axis(
-        title=None, grid=False, values=alt.ExprRef("x_ticks"), labelExpr=_STEP_LABEL, labelFlush=True, labelOverlap=True,
-        labelSeparation=8,
+        title=None, grid=False, values=alt.ExprRef("x_ticks"), labelExpr=_STEP_LABEL, labelFlush=True,
+        labelOverlap=True, labelSeparation=8,
     )  # fmt: skip
     return alt.X(field, axis=axis, scale=_ends("x0", "x1"), **options)
 
