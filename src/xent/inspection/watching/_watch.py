@@ -164,7 +164,7 @@ class Watching:
     def _tensorboard(self, directory: Path) -> TensorBoard | None:
         if not self._about.get("tensorboard"):
             return None
-        board = TensorBoard(directory)
+        board = TensorBoard(directory, self._rank[0])
         self._recording.listeners.append(board)
         return board
 
