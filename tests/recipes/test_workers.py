@@ -81,6 +81,20 @@ def test_the_losses_are_those_of_one_process(alone, tmp_path, size, options):
     assert losses(tmp_path / "run") == pytest.approx(losses(alone), abs=1e-6)
     assert tokens(tmp_path / "run") == tokens(alone)
     assert done.stdout.count("go on      ") == 1, "one rank reports"
+    assert (tmp_path / "run" / "report.html").is_file()
+    for step in (1, 3, 6):
+        assert token_mean(tmp_path / "run", step, size) == pytest.approx(token_mean(alone, step, 1), abs=1e-6)
+
+
+def token_mean(path: Path, step: int, ranks: int) -> tuple[float, float]:
+    """Σ nll ÷ Σ count over the records of all ranks, and Σ count."""
+    files = sorted(path.glob("records*.jsonl"))
+    assert len(files) == ranks
+    records = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    found = [record for record in records if record["kind"] == "step" and record["step"] == step]
+    assert len(found) == ranks
+    count = sum(record["count"] for record in found)
+    return sum(record["sum_nll"] for record in found) / count, count
 
 
 def test_a_run_goes_on_with_another_number_of_processes(alone, tmp_path):

@@ -161,10 +161,6 @@ class LanguageModelCommand(TrainingCommand):
         """Whether this process is the one that does."""
         return learner.workers.is_first
 
-    def is_watched(self, learner: LanguageLearner) -> bool:
-        """Norms of sharded weights would need all processes."""
-        return learner.workers.is_alone
-
     def close(self, learner: LanguageLearner) -> None:
         """Leave the other processes."""
         learner.workers.close()
