@@ -1,6 +1,7 @@
 """Processes that run `xent` as the ranks of one training, again and again, so that torch is loaded once.
 
-They are forks of one server that has loaded torch, and meet as torchrun has them meet: through the environment.
+They are forks of one server that has loaded torch, and meet as under torchrun: through the environment, and in a store
+that outlives them.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import io
 import multiprocessing as mp
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 
-MOST = 4
 _CONTEXT = mp.get_context("forkserver")
 
 
@@ -32,20 +32,19 @@ class Done:
 
 
 class Ranks:
-    """Up to `MOST` processes; one that dies is replaced."""
+    """As many processes as are asked for; one that ends is replaced."""
 
     def __init__(self) -> None:
         _CONTEXT.set_forkserver_preload(["tests.recipes.ranks_preload"])
         self._ends: dict[int, tuple[Any, Any]] = {}
+        self._store: Any = None
 
     def start(self, size: int, *arguments: str, fault: Callable[[int, Any], None] | None = None) -> None:
         """Run the command line on `size` ranks; `fault(rank, monkeypatch)` first spoils something on each."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         for rank in range(size):
             _, pipe = self._rank(rank)
-            pipe.send((size, port, arguments, fault))
+            pipe.send((size, self._store.port, arguments, fault))
 
     def pid(self, rank: int) -> int:
         """Of a rank."""
@@ -66,6 +65,9 @@ class Ranks:
                     self._ends.pop(rank)
                     raise AssertionError(f"rank {rank} has not ended within {limit} s")
                 found.append(pipe.recv())
+                if found[-1].status:
+                    process.join()
+                    self._ends.pop(rank)
             except (EOFError, ConnectionError):
                 found.append(Done(None))
                 process.join()
@@ -104,14 +106,16 @@ def _serve(pipe: Any, rank: int) -> None:
         except EOFError:
             return
         where = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1",
-                 "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo", "COLUMNS": "120"}  # fmt: skip
+                 "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo", "COLUMNS": "120",
+                 "TORCHELASTIC_USE_AGENT_STORE": "True"}  # fmt: skip
         os.environ.update(where)
-        pipe.send(_run(arguments, rank, fault))
+        done = _run(arguments, rank, fault)
+        pipe.send(done)
+        if done.status:
+            return  # so that its connections close, as those of a command do
 
 
 def _run(arguments: tuple[str, ...], rank: int, fault: Any) -> Done:
-    import torch.distributed as dist
-
     from xent.cli import main
 
     with pytest.MonkeyPatch.context() as monkeypatch, _captured() as (out, err):
@@ -124,8 +128,6 @@ def _run(arguments: tuple[str, ...], rank: int, fault: Any) -> Done:
         except BaseException as error:
             err.write(f"{type(error).__name__}: {error}")
             status = 1
-        if dist.is_initialized():
-            dist.destroy_process_group()  # as the end of a process does
         out.flush()
         err.flush()
         return Done(status, out.buffer.getvalue().decode(), err.buffer.getvalue().decode())

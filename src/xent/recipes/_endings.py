@@ -22,6 +22,7 @@ from xent.errors import RunError, XentError
 _PULSE = 0.5  # seconds
 _LOOKS = 10  # pulses that a rank is watched for before it is called gone
 _SAID, _ENDED = "xent/said", "xent/ended"
+_LATE, _LOST = b"late", b"lost"  # what a rank met: nobody came in time, or the others went
 
 
 class Terminated(BaseException):
@@ -78,23 +79,26 @@ class Endings:
         Args:
             error: what this rank met.
         """
-        self._store.set(f"{_ENDED}/{self.rank}", "")
+        late = is_late(error)
+        self._store.set(f"{_ENDED}/{self.rank}", _LATE if late else _LOST)
         others = [rank for rank in range(self.size) if rank != self.rank]
-        before, late = self._pulses(others), is_late(error)
-        found: list[int] = others
+        before, found = self._pulses(others), others
         for look in range(_LOOKS):
             time.sleep(_PULSE)
             if self.is_said():
                 return []
-            pulses = self._pulses(others)
-            found = [
-                rank
-                for rank in others
-                if (late or pulses[rank] == before[rank]) and not self._store.check([f"{_ENDED}/{rank}"])
-            ]
+            if late:  # a rank that was slow, and came now, met that the others had gone
+                found = [rank for rank in others if self._met(rank) != _LATE]
+            else:
+                pulses = self._pulses(others)
+                found = [rank for rank in others if pulses[rank] == before[rank] and not self._met(rank)]
             if look >= 3 and len(found) <= 1:
                 break
         return found
+
+    def _met(self, rank: int) -> bytes:
+        name = f"{_ENDED}/{rank}"
+        return self._store.get(name) if self._store.check([name]) else b""
 
     def _pulses(self, ranks: Any) -> dict[int, bytes]:
         names = {rank: f"xent/pulse/{rank}" for rank in ranks}
@@ -166,7 +170,7 @@ def last_word(endings: Endings, error: BaseException, where: str, go_on: str) ->
     try:
         if not is_of_another(error):
             is_said = endings.claim()
-            return error if is_said or not isinstance(error, XentError) else SystemExit(1)
+            return _own(endings.rank, error) if is_said or not isinstance(error, XentError) else SystemExit(1)
         lost = endings.lost(error)
         if not endings.claim():
             return SystemExit(1)
@@ -175,6 +179,12 @@ def last_word(endings: Endings, error: BaseException, where: str, go_on: str) ->
             return error
         lost = []
     return _words(endings, error, lost, where, go_on)
+
+
+def _own(rank: int, error: BaseException) -> BaseException:
+    if rank == 0 or not isinstance(error, XentError) or error.got.startswith("rank "):
+        return error
+    return type(error)(f"rank {rank}: {error.got}", error.need, error.do)
 
 
 def _words(endings: Endings, error: BaseException, lost: list[int], where: str, go_on: str) -> RunError:

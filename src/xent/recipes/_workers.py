@@ -125,6 +125,8 @@ class Workers:
                 value = action()
             except Exception as error:  # whatever it is, the others must hear of it
                 failure = error
+                if self.endings is not None:
+                    self.endings.claim()  # before the others can
         value, told = self.told((value, _as_told(failure)))
         if failure or told:
             raise failure or told
