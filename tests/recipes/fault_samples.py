@@ -106,3 +106,20 @@ class Stop:
         monkeypatch.setattr(language_model, "finish_epoch", finish_epoch)
         monkeypatch.setattr(os, "fsync", guarded(os.fsync))
         monkeypatch.setattr(Path, "replace", guarded(Path.replace))
+
+
+def first_full(rank: int, monkeypatch: Any) -> None:
+    """Rank 0 has no room for the second line of metrics.jsonl."""
+    if rank != 0:
+        return
+    from xent.recipes._run_directory import METRICS, RunDirectory
+
+    original, lines = RunDirectory.append_metrics, iter(range(10_000))
+
+    def append_metrics(self: Any, record: Any) -> int:
+        if next(lines) == 1:
+            with self._saying_how_to_resume(METRICS):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(self, record)
+
+    monkeypatch.setattr(RunDirectory, "append_metrics", append_metrics)

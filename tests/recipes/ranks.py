@@ -50,6 +50,10 @@ class Ranks:
         """Of a rank."""
         return self._rank(rank)[0].pid
 
+    def pipe(self, rank: int) -> Any:
+        """Where a rank says what it ended with."""
+        return self._rank(rank)[1]
+
     def wait(self, size: int, limit: float = 300) -> list[Done]:
         """What each rank ended with.
 

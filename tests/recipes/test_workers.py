@@ -19,9 +19,14 @@ from tests.recipes import fault_samples
 from tests.recipes.ranks import Done, Ranks
 
 pytestmark = pytest.mark.slow
-SMALL = ("train language_model --max-bytes 60000 --steps 3 --features 16 --context 16 --batch-size 5 --layers 1 "
-         "--threads 1 --sample 5 --epochs").split()  # fmt: skip
-TEXT = "train text --hidden 8 --features 8 --batch-size 6 --threads 1 --max-tokens 12 --epochs".split()
+SMALL = [
+    *("train", "language_model", "--max-bytes", "60000", "--steps", "3", "--features", "16", "--context", "16"),
+    *("--batch-size", "5", "--layers", "1", "--threads", "1", "--sample", "5", "--epochs"),
+]
+TEXT = [
+    *("train", "text", "--hidden", "8", "--features", "8", "--batch-size", "6", "--threads", "1"),
+    *("--max-tokens", "12", "--epochs"),
+]
 WAYS = [(2, ()), (4, ()), (2, ("--shard",)), (4, ("--shard",)), (2, ("--vocab-parallel", "2")),
         (4, ("--vocab-parallel", "2"))]  # fmt: skip
 
@@ -43,6 +48,7 @@ def alone(ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def well(done: list[Done]) -> list[Done]:
     assert [rank.status for rank in done] == [0] * len(done), [rank.stderr for rank in done]
+    assert [rank.stderr for rank in done] == [""] * len(done), "no warning either"
     return done
 
 

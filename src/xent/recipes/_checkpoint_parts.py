@@ -137,6 +137,10 @@ class _CheckedReader(HuggingFaceStorageReader):
         super().__init__(str(place))
         self._place, self._parts = place, parts
 
+    def read_metadata(self, *arguments: Any, **options: Any) -> Metadata:
+        check_hashes(self._place, self._parts, [])  # that all files are there
+        return super().read_metadata(*arguments, **options)
+
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Any:
         mine = sorted(self._parts.files)[dist.get_rank() :: dist.get_world_size()]
         check_hashes(self._place, self._parts, mine)

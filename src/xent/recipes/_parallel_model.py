@@ -6,6 +6,7 @@ them: a run goes on with any number of processes.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -53,6 +54,12 @@ class _SumOverRanks(torch.autograd.Function):
         return gradients[0], None
 
 
+def _no_buffers() -> dict[str, Any]:
+    """That buffers are not sent at every step: they are word vectors, which do not change. Newer torch renamed it."""
+    known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+    return {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
+
+
 class ParallelModel:
     """A model as the processes train it.
 
@@ -73,9 +80,7 @@ class ParallelModel:
 
             self.forward = fully_shard(model, mesh=workers.data_mesh)
         elif workers.data_size > 1:
-            self.forward = nn.parallel.DistributedDataParallel(
-                model, process_group=workers.data_group, broadcast_buffers=False
-            )  # buffers are word vectors, which do not change
+            self.forward = nn.parallel.DistributedDataParallel(model, process_group=workers.data_group, **_no_buffers())
 
     def piece(self, name: str, tensor: Tensor) -> Piece:
         """This rank's piece of a parameter, or of a tensor that lies as it does."""
