@@ -16,11 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.recipes import fault_samples
-from tests.recipes.ranks import Ranks
-from tests.recipes.test_workers import SMALL, go_on, losses, one_message, ranks, well
+from tests.recipes.test_workers import SMALL, go_on, losses, one_message, well
 
 pytestmark = pytest.mark.slow
-__all__ = ["ranks"]  # the fixture
 LIMIT = 120.0  # seconds
 PATIENCE = ("--patience", "5")
 
