@@ -123,3 +123,15 @@ def first_full(rank: int, monkeypatch: Any) -> None:
         return original(self, record)
 
     monkeypatch.setattr(RunDirectory, "append_metrics", append_metrics)
+
+
+def late(rank: int, monkeypatch: Any) -> None:
+    """Rank 1 comes three seconds after rank 0."""
+    if rank == 1:
+        time.sleep(3)
+
+
+def first_late(rank: int, monkeypatch: Any) -> None:
+    """Rank 0 comes three seconds after rank 1."""
+    if rank == 0:
+        time.sleep(3)

@@ -39,9 +39,19 @@ class Ranks:
         self._ends: dict[int, tuple[Any, Any]] = {}
         self._store: Any = None
 
-    def start(self, size: int, *arguments: str, fault: Callable[[int, Any], None] | None = None) -> None:
-        """Run the command line on `size` ranks; `fault(rank, monkeypatch)` first spoils something on each."""
-        self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    def start(
+        self, size: int, *arguments: str, fault: Callable[[int, Any], None] | None = None, again: bool = False
+    ) -> None:
+        """Run the command line on `size` ranks.
+
+        Args:
+            size: how many.
+            arguments: of `xent`.
+            fault: `fault(rank, monkeypatch)` first spoils something on each.
+            again: meet in the store of the last time, as the second attempt of torchrun does.
+        """
+        if not again:
+            self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         for rank in range(size):
             _, pipe = self._rank(rank)
             pipe.send((size, self._store.port, arguments, fault))
@@ -78,9 +88,9 @@ class Ranks:
                 self._ends.pop(rank)
         return found
 
-    def run(self, size: int, *arguments: str, fault: Any = None, limit: float = 300) -> list[Done]:
+    def run(self, size: int, *arguments: str, fault: Any = None, again: bool = False, limit: float = 300) -> list[Done]:
         """Start, and wait."""
-        self.start(size, *arguments, fault=fault)
+        self.start(size, *arguments, fault=fault, again=again)
         return self.wait(size, limit)
 
     def close(self) -> None:

@@ -99,6 +99,21 @@ def test_all_are_told_to_end(ranks, tmp_path):
     assert f"--resume {run}" in message
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_second_attempt_does_not_meet_the_dead_of_the_first(ranks, tmp_path, first):
+    """torchrun keeps its store, where the addresses of the killed still are when a rank comes before the other."""
+    run = tmp_path / "run"
+    ranks.start(2, *SMALL, "1000", *PATIENCE, "--out", str(run))
+    wait_for_an_epoch(run)
+    os.kill(ranks.pid(1 - first), signal.SIGKILL)
+    ranks.wait(2, limit=LIMIT)
+    epochs = len(losses(run)) // 2 + 1
+    resume = ["train", "language_model", "--resume", str(run), "--epochs", str(epochs)]
+    fault = fault_samples.late if first == 0 else fault_samples.first_late
+    well(ranks.run(2, *resume, *PATIENCE, fault=fault, again=True, limit=LIMIT))
+    assert len(losses(run)) == 2 * epochs
+
+
 def wait_for_an_epoch(run: Path) -> None:
     end = time.monotonic() + LIMIT
     while not ((run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size):

@@ -22,6 +22,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from xent.errors import OptionError, RunError, XentError
 from xent.recipes._endings import Endings
+from xent.recipes._fresh_part import fresh_part
 from xent.recipes._run_options import check_count
 
 PATIENCE = 600  # seconds
@@ -185,10 +186,11 @@ def start_workers(options: ParallelOptions) -> Workers:
 
 
 def _met(size: int, patience: timedelta) -> Any:
-    """Meet the others; the store of the launcher."""
+    """Meet the others; the part of the launcher's store that is theirs."""
+    longest = max(patience, timedelta(seconds=PATIENCE))  # a process loads torch for as long as its machine takes
     try:
-        # Processes load torch for as long as their machine takes.
-        store, rank, _ = next(iter(rendezvous("env://", timeout=max(patience, timedelta(seconds=PATIENCE)))))
+        store, rank, _ = next(iter(rendezvous("env://", timeout=longest)))
+        store = fresh_part(store, rank, size, longest.total_seconds())
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=patience)
     except RuntimeError as error:
         raise RunError(
