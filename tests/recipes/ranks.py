@@ -37,6 +37,7 @@ class Ranks:
     def __init__(self) -> None:
         _CONTEXT.set_forkserver_preload(["tests.recipes.ranks_preload"])
         self._ends: dict[int, tuple[Any, Any]] = {}
+        self._busy: set[int] = set()
         self._store: Any = None
 
     def start(
@@ -50,11 +51,14 @@ class Ranks:
             fault: `fault(rank, monkeypatch)` first spoils something on each.
             again: meet in the store of the last time, as the second attempt of torchrun does.
         """
+        for rank in list(self._busy):  # of a test that gave up
+            self._end(rank)
         if not again:
             self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         for rank in range(size):
             _, pipe = self._rank(rank)
             pipe.send((size, self._store.port, arguments, fault))
+            self._busy.add(rank)
 
     def pid(self, rank: int) -> int:
         """Of a rank."""
@@ -72,20 +76,15 @@ class Ranks:
         """
         end, found = time.monotonic() + limit, []
         for rank in range(size):
-            process, pipe = self._ends[rank]
+            pipe = self._ends[rank][1]
             try:
-                if not pipe.poll(max(end - time.monotonic(), 0.1)):
-                    process.kill()
-                    self._ends.pop(rank)
-                    raise AssertionError(f"rank {rank} has not ended within {limit} s")
+                assert pipe.poll(max(end - time.monotonic(), 0.1)), f"rank {rank} has not ended within {limit} s"
                 found.append(pipe.recv())
-                if found[-1].status:
-                    process.join()
-                    self._ends.pop(rank)
+                self._busy.discard(rank)
             except (EOFError, ConnectionError):
                 found.append(Done(None))
-                process.join()
-                self._ends.pop(rank)
+            if found[-1].status != 0:
+                self._end(rank)
         return found
 
     def run(self, size: int, *arguments: str, fault: Any = None, again: bool = False, limit: float = 300) -> list[Done]:
@@ -95,10 +94,14 @@ class Ranks:
 
     def close(self) -> None:
         """End them."""
-        for process, _ in self._ends.values():
-            process.kill()
-            process.join()
-        self._ends.clear()
+        for rank in list(self._ends):
+            self._end(rank)
+
+    def _end(self, rank: int) -> None:
+        process, _ = self._ends.pop(rank)
+        self._busy.discard(rank)
+        process.kill()
+        process.join()
 
     def _rank(self, rank: int) -> tuple[Any, Any]:
         if rank not in self._ends:
