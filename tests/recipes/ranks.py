@@ -7,6 +7,7 @@ that outlives them.
 from __future__ import annotations
 
 import io
+import itertools
 import multiprocessing as mp
 import os
 import sys
@@ -134,8 +135,11 @@ def _serve(pipe: Any, rank: int) -> None:
 
 def _run(arguments: tuple[str, ...], rank: int, fault: Any) -> Done:
     from xent.cli import main
+    from xent.inspection.watching import _place
 
     with pytest.MonkeyPatch.context() as monkeypatch, _captured() as (out, err):
+        # The ranks number their watches; these have trained different numbers of runs before.
+        monkeypatch.setattr(_place, "_watches", itertools.count())
         if fault:
             fault(rank, monkeypatch)
         try:
