@@ -33,7 +33,7 @@ def fresh_part(store: Any, rank: int, size: int, limit: float) -> Any:
     """
     end = time.monotonic() + limit
     name = _named(store, size, end) if rank == 0 else _asked(store, rank, end)
-    return dist.PrefixStore(f"xent/{name}", store)
+    return dist.PrefixStore(f"xent/{name}", store)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _named(store: Any, size: int, end: float) -> str:
