@@ -102,7 +102,7 @@ def test_all_are_told_to_end(ranks, tmp_path):
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_second_attempt_does_not_meet_the_dead_of_the_first(ranks, tmp_path, first):
-    """torchrun keeps its store, where the addresses of the killed still are when a rank comes before the other."""
+    """torchrun keeps its store, where what the killed and their heirs wrote still is."""
     run = tmp_path / "run"
     ranks.start(2, *SMALL, "1000", "--out", str(run))
     wait_for_an_epoch(run)
