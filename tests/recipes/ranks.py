@@ -7,7 +7,6 @@ that outlives them.
 from __future__ import annotations
 
 import io
-import itertools
 import multiprocessing as mp
 import os
 import sys
@@ -15,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import pytest
@@ -138,8 +138,7 @@ def _run(arguments: tuple[str, ...], rank: int, fault: Any) -> Done:
     from xent.inspection.watching import _place
 
     with pytest.MonkeyPatch.context() as monkeypatch, _captured() as (out, err):
-        # The ranks number their watches; these have trained different numbers of runs before.
-        monkeypatch.setattr(_place, "_watches", itertools.count())
+        monkeypatch.setattr(_place, "_watches", count(1))  # as in a process of its own
         if fault:
             fault(rank, monkeypatch)
         try:
