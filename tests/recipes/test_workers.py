@@ -73,7 +73,14 @@ def alone(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("size", "options"), [(2, ()), (2, ("--shard",)), (2, ("--vocab-parallel", "2")), (4, ("--vocab-parallel", "2"))]
+    ("size", "options"),
+    [
+        (2, ()),
+        (2, ("--shard",)),
+        (2, ("--vocab-parallel", "2")),
+        (4, ("--vocab-parallel", "2")),
+        (4, ("--vocab-parallel", "2", "--shard")),
+    ],
 )
 def test_the_losses_are_those_of_one_process(alone, tmp_path, size, options):
     done = run(size, *SMALL, *options, "--out", str(tmp_path / "run"))
@@ -83,11 +90,20 @@ def test_the_losses_are_those_of_one_process(alone, tmp_path, size, options):
     assert done.stdout.count("go on      ") == 1, "one rank reports"
 
 
-def test_a_run_goes_on_with_another_number_of_processes(alone, tmp_path):
+@pytest.mark.parametrize(
+    ("size", "options", "others"),
+    [
+        (2, ("--vocab-parallel", "2"), [(1, ()), (2, ())]),
+        (4, ("--vocab-parallel", "2", "--shard"), [(2, ("--shard",)), (4, ("--vocab-parallel", "4", "--shard"))]),
+    ],
+)
+def test_a_run_goes_on_with_another_number_of_processes(alone, tmp_path, size, options, others):
     out = tmp_path / "run"
-    assert run(2, *SMALL, "--vocab-parallel", "2", "--out", str(out)).returncode == 0
-    for size, epochs in ((1, 3), (2, 4)):
-        done = run(size, "train", "language_model", "--resume", str(out), "--epochs", str(epochs), "--sample", "0")
+    assert run(size, *SMALL, *options, "--out", str(out)).returncode == 0
+    for epochs, (other, with_) in enumerate(others, 3):
+        done = run(
+            other, "train", "language_model", "--resume", str(out), "--epochs", str(epochs), "--sample", "0", *with_
+        )
         assert done.returncode == 0, done.stderr
     whole = tmp_path / "whole"
     arguments = [argument if argument != "2" else "4" for argument in SMALL]
@@ -152,6 +168,3 @@ def test_wrong_numbers_of_processes_are_said(tmp_path):
     done = run(1, *SMALL, "--vocab-parallel", "2", "--out", str(tmp_path / "run"))
     assert done.returncode == 2
     assert "--vocab-parallel 2 with 1 process; their number must be a multiple of it" in done.stderr
-    done = run(1, *SMALL, "--vocab-parallel", "2", "--shard", "--out", str(tmp_path / "run"))
-    assert done.returncode == 2
-    assert "leave one out" in done.stderr
