@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from xent.backends.native.linear_products import PLATFORM, Products, block_bytes, edge_within, widened
+from xent.backends.native.machine import fresh
 from xent.distributed import _shard_formula, _shard_kernels
 from xent.distributed._shard import Shard, ShardState
 from xent.distributed._shard_kernels import Saved, StateGradients
@@ -64,6 +66,7 @@ class LinearWork:
         self.products = self.cut.products
         self._saved: list[Saved | None] = []
         self._last: tuple[int, Tensor] | None = None
+        self._room: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.hidden)
@@ -86,10 +89,18 @@ class LinearWork:
 
     def _logits(self, start: int) -> Tensor:
         rows = self.hidden[self._rows_at(start)]
-        logits = rows.new_empty(len(rows), len(self.weight))
+        logits = self._view(len(rows), len(self.weight))
         if len(self.weight):
             self.products.write(logits, rows, self.weight.t(), self.bias)
         return logits
+
+    def _view(self, rows: int, columns: int) -> Tensor:
+        """Room for logits, one for all parts: of pieces that are freed one by one malloc keeps three or four."""
+        if self._room is None or len(self._room) < rows * columns:
+            self._room = None
+            make = fresh if self.file == "kernels" else partial(torch.empty, device=self.hidden.device)
+            self._room = make((rows * columns,), dtype=self.hidden.dtype)
+        return self._room[: rows * columns].view(rows, columns)
 
     def _taken(self, start: int) -> Tensor:
         """The logits of a chunk, those at hand or made now; none stay at hand."""
@@ -131,6 +142,8 @@ class LinearWork:
             self._saved.append(saved if keep else None)
             self._last = (start, logits) if keep and not self.cut.tile else None
             del logits, chunk
+        if self._last is None:
+            self._room = None
         whole: dict[str, Any] = {name: _joined([vars(part)[name] for part in parts]) for name in vars(parts[0])}
         return ShardState(**whole)
 
@@ -149,6 +162,7 @@ class LinearWork:
             given = StateGradients(*(None if part is None else part[rows] for part in parts))
             saved = self._saved[start // self.cut.step]
             yield rows, slice(None), self._gradient(self._chunk(shard, rows, logits), saved, given)
+        self._room = None
 
     def _by_classes(self, shard: Shard, upstream: StateGradients) -> Iterator[tuple[slice, slice, Tensor]]:
         saved: dict[str, Any] = {
@@ -157,13 +171,13 @@ class LinearWork:
         every = slice(None)
         for first in range(0, len(self.weight), self.cut.tile):
             classes = slice(first, min(first + self.cut.tile, len(self.weight)))
-            logits = self.hidden.new_empty(len(self), classes.stop - first)
+            logits = self._view(len(self), classes.stop - first)
             bias = None if self.bias is None else self.bias[classes]
             self.products.write(logits, self.hidden, self.weight[classes].t(), bias)
             part = _of_classes(self._chunk(shard, every, logits), classes)
             _shard_kernels.write_gradient(part, Saved(**saved), upstream, logits)
             yield every, classes, logits
-            del logits, part
+        self._room = None
 
     def _gradient(self, chunk: Shard, saved: Saved | None, given: StateGradients) -> Tensor:
         if saved is not None:
