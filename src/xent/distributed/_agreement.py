@@ -68,7 +68,7 @@ class Agreeing:
         """
         headers = self._pending.wait().cpu()
         raise_together(self.ranks, self.failure, headers[:, 0])
-        told = [dict(zip(_FIELDS, numbers, strict=True)) for numbers in headers.tolist()]
+        told: list[dict[str, int]] = [dict(zip(_FIELDS, numbers, strict=True)) for numbers in headers.tolist()]
         _check_equal(told)
         if self.part is None:
             raise RuntimeError("a rank without a part did not say that it failed")
