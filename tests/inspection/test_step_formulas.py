@@ -9,6 +9,7 @@ the largest of θ before, θ after and the move between them, which no addition 
 
 from __future__ import annotations
 
+import importlib
 import random
 from typing import Any
 
@@ -173,10 +174,58 @@ def test_differentiable_steps(name):
         inner.detach_()
 
 
+CAPTURABLE = ("Adam", "AdamW", "RMSprop", "NAdam", "RAdam", "Adamax")
+
+
+@pytest.mark.parametrize("route", ["single", "foreach"])
+@pytest.mark.parametrize("name", CAPTURABLE)
+def test_capturable_steps_as_the_cpu_makes_them(monkeypatch, name, route):
+    """torch refuses capturable=True on a CPU, though its operations are the same there; the refusal is taken out."""
+    module = importlib.import_module(f"torch.optim.{name.lower()}")
+    monkeypatch.setattr(importlib.import_module("torch.optim.adam"), "_get_capturable_supported_devices", _with_cpu)
+    monkeypatch.setattr(module, "_get_capturable_supported_devices", _with_cpu, raising=False)
+    draw, generator = random.Random(f"{name}{route}"), torch.Generator().manual_seed(3)
+    for _ in range(DRAWS // 3):
+        options = drawn_options(name, draw) | {"capturable": True, "foreach": route == "foreach"}
+        parameters = drawn_parameters(torch.float32, generator)
+        optimizer = getattr(torch.optim, name)(parameters.items(), **options)
+        for _ in range(STEPS):
+            for parameter in parameters.values():
+                parameter.grad = drawn_gradient(parameter, generator)
+            with xent.step(parameters, optimizer) as ledger:
+                optimizer.step()
+            for account in ledger.accounts:
+                assert account.equality.holds, f"{account.name} {options}: {account.equality}"
+
+
+def _with_cpu(*args: Any, **kwargs: Any) -> list[str]:
+    return ["cpu", "cuda"]
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_groups_of_parameters_have_their_own_options(name):
+    draw, generator = random.Random(name), torch.Generator().manual_seed(11)
+    for _ in range(DRAWS // 3):
+        parameters = drawn_parameters(torch.float32, generator)
+        names = list(parameters)
+        groups = [{"params": [(one, parameters[one]) for one in names[place::2]], **drawn_options(name, draw)}
+                  for place in range(2)]  # fmt: skip
+        optimizer = getattr(torch.optim, name)(groups)
+        for _ in range(STEPS):
+            for parameter in parameters.values():
+                parameter.grad = drawn_gradient(parameter, generator)
+            with xent.step(parameters, optimizer) as ledger:
+                optimizer.step()
+            for account in ledger.accounts:
+                assert account.record.options["lr"] == groups[names.index(account.name) % 2]["lr"]
+                assert account.equality.holds, f"{account.name} {account.record.options}: {account.equality}"
+                assert strict_ulps(account.recomputed().after, account.after) <= ULPS_OF_EQUALS
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="capturable optimizers run on CUDA only")
 @pytest.mark.parametrize("foreach", [False, True])
-@pytest.mark.parametrize("name", ["Adam", "AdamW", "RMSprop", "NAdam", "RAdam", "Adamax"])
+@pytest.mark.parametrize("name", CAPTURABLE)
 def test_capturable_steps(name, foreach):
     parameter = torch.nn.Parameter(torch.randn(4000, device="cuda"))
     optimizer = getattr(torch.optim, name)([parameter], lr=0.05, capturable=True, foreach=foreach)

@@ -163,6 +163,16 @@ def test_a_curve_is_read_by_pointer_and_keys(reader, tmp_path, digits):
         assert (reader.one(readout).text + "\n").startswith(words)
 
 
+def test_a_value_of_another_step_says_so_and_few_steps_have_whole_ticks(reader, tmp_path):
+    measured = {"kind": "evaluation", "step": 3, "split": "validation", "loss": 2.0, "count": 64, "accuracy": 0.5}
+    opened(reader, tmp_path, write(tmp_path / "x", [header(), step(1, 2.4), step(2, 1.2), measured]))
+    assert reader.one("#chart-loss + .readout").text.replace("\n", " ").split() == (
+        ["step", "3", "train", "1.2000", "(step", "2)", "validation", "2.0000"]
+    )
+    labels = "return [...document.querySelectorAll('#chart-loss .role-axis-label text')].map((e) => e.textContent)"
+    assert [label for label in reader.js(labels) if label in {"1", "1.5", "2", "2.5", "3"}][:3] == ["1", "2", "3"]
+
+
 def test_the_log_axis(reader, tmp_path, digits):
     opened(reader, tmp_path, digits[0])
     linear = marks(reader, "loss")

@@ -134,6 +134,30 @@ def test_the_true_mean_over_micro_batches_and_ranks(tmp_path):
     assert any("2 of 2 ranks" in note for note in found["notes"])
 
 
+def test_of_ranks_that_share_rows_one_counts_them(tmp_path):
+    """Vocabulary-parallel ranks: the second has the same 10 rows, and writes that it counts none."""
+    run = write(tmp_path / "x", [header(world_size=2), step(1, 1.5, sum_nll=15.0, count=10)])
+    found = {"kind": "finding", "step": 1, "rule": "r", "severity": "error", "certainty": "proved", "message": "m"}
+    second = [header(rank=1), _empty(1), found]
+    (run / "records.rank1.jsonl").write_text("".join(json.dumps(record) + "\n" for record in second))
+    (page,) = data_of(run)["runs"]
+    assert page["loss"] == [[1, 1, 1.5]]
+    assert page["means"] is None
+    assert [one["rule"] for one in page["findings"]["list"]] == ["r"]
+
+
+def _empty(number: int) -> dict:
+    return {**step(number, 1.0), "loss": None, "sum_nll": 0.0, "count": 0}
+
+
+def test_a_run_whose_steps_know_no_classes_has_the_ruler_of_its_evaluations(tmp_path):
+    nothing = {"floor": None, "prior": None, "uniform": None, "num_classes": None}
+    measured = {"floor": 0.0, "prior": 2.0, "uniform": 2.5, "num_classes": 12}
+    evaluation = {"kind": "evaluation", "step": 1, "split": "train", "loss": 1.0, "count": 4, "ruler": measured}
+    run = write(tmp_path / "x", [header(), step(1, 1.0, ruler=nothing), evaluation, step(2, 1.0, ruler=nothing)])
+    assert data_of(run)["runs"][0]["ruler"]["uniform"] == 2.5
+
+
 def test_micro_batches_of_one_size_have_one_mean(tmp_path):
     halves = [{"sum_nll": 3.0, "count": 4}, {"sum_nll": 5.0, "count": 4}]
     uneven = [{"sum_nll": 3.0, "count": 6}, {"sum_nll": 5.0, "count": 2}]

@@ -82,10 +82,6 @@ class TrainingCommand(ABC):
         """Whether this process is the one that reports."""
         return True
 
-    def is_watched(self, learner: Any) -> bool:
-        """Whether its steps can be watched: those of one process."""
-        return True
-
     def close(self, learner: Any) -> None:
         """Leave other processes, if there are any."""
         del learner  # one process has nobody to leave
@@ -103,9 +99,9 @@ class TrainingCommand(ABC):
             with interrupts_held():  # an import or a new directory half done helps nobody
                 learner, run = self._open(typed, place)
             first_epoch = learner.epoch
-            opening = self._opening(learner, run, resumed=place.resume is not None)
+            opening = self._opening(learner, run, resumed=place.resume is not None or learner.epoch > 0)
             console = _console(place.as_json, opening, quiet=not self.reports(learner))
-            shown = self._train(learner, run, console, watch=place.watch and self.is_watched(learner))
+            shown = self._train(learner, run, console, watch=place.watch)
             if place.as_json and self.reports(learner):
                 timing = {"epochs_trained": learner.epoch - first_epoch, "seconds": _seconds_since(began_at)}
                 typer.echo(json.dumps({**_summary(learner, run), **shown, **timing}, indent=2, ensure_ascii=False))
@@ -151,7 +147,7 @@ class TrainingCommand(ABC):
         shown = self.show(learner, console)
         console.print(f"saved      {run.path}", soft_wrap=True, markup=False)
         console.print(f"go on      {run.resume_command} --epochs {2 * learner.epoch}", soft_wrap=True, markup=False)
-        if watch and goes_on:
+        if watch and goes_on and self.reports(learner):
             write_page(run.path, console)
         return shown
 
@@ -159,7 +155,8 @@ class TrainingCommand(ABC):
         from xent.recipes._records import watched, write_metrics
 
         with watched(learner, run) as watching:
-            display.also = lambda metrics: write_metrics(watching, learner, metrics)
+            if self.reports(learner):
+                display.also = lambda metrics: write_metrics(watching, learner, metrics)
             self.train(learner, run, display)
             self.look(learner, watching)
 

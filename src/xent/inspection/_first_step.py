@@ -85,11 +85,12 @@ def _records(account: ParameterAccount, g: Tensor, small: Tensor, eps: float) ->
     places = small.nonzero()
     if not len(places):
         return []
-    sizes = g[small].abs()
+    near = g[small]
+    sizes = near.abs()
     order = sizes.argsort()[:50]
     return [
         {
-            "parameter": account.name, "place": str(tuple(places[i].tolist())), "gradient": float(g[small][i]),
+            "parameter": account.name, "place": str(tuple(places[i].tolist())), "gradient": float(near[i]),
             "in_eps": float(sizes[i]) / eps, "of_lr": float(sizes[i]) / (float(sizes[i]) + eps),
         }
         for i in order.tolist()

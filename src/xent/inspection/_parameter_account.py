@@ -12,7 +12,8 @@ from torch import Tensor
 
 from xent.errors import NotExplained, OptionError
 from xent.inspection._optimizer_formulas import Formula, Recomputed
-from xent.inspection._step_equality import StepEquality, step_equality
+from xent.inspection._step_equality import StepEquality
+from xent.inspection._step_facts import Facts, Part, facts_of, facts_of_whole, promised
 from xent.inspection._step_records import OptimizerRecord, ParameterRecord
 from xent.inspection._tensor_copies import dense_values
 from xent.inspection._tensor_summary import Summary, summary
@@ -22,21 +23,6 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
 ENTRIES = 12  # of a parameter that are shown where nobody says how many
-
-
-@dataclass(frozen=True)
-class Part:
-    """One cause of an update.
-
-    Attributes:
-        cause: "this gradient", "earlier steps" or "weight decay".
-        share: which part of the update it is, by its projection on it; the shares add up to 1.
-        norm: √Σx² of what it adds.
-    """
-
-    cause: str
-    share: float
-    norm: float
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -124,30 +110,23 @@ class ParameterAccount:
         return formula.recompute(taken)
 
     @cached_property
-    def _facts(self) -> tuple[StepEquality, list[Part]] | None:
-        return self._facts_of(self.recomputed()) if self._is_known else None
-
-    @property
-    def _is_known(self) -> bool:
-        return not self.unknown and self.record.before is not None and self.record.after is not None
-
-    def _facts_of(self, made: Recomputed) -> tuple[StepEquality, list[Part]] | None:
-        before, after = self.record.before, self.record.after
-        if before is None or after is None:
+    def _facts(self) -> Facts | None:
+        taken, after, optimizer = self.record.taken, self.record.after, self.optimizer
+        if self.unknown or taken is None or after is None or optimizer is None:
             return None
-        equality = step_equality(before, after, made.after)
-        return equality, _shares(made.parts(), after.double() - before.double())
+        return None if isinstance(optimizer.formula, str) else facts_of(taken, after, optimizer.formula)
 
     def entries_of_dictionary(self) -> ResultTable:
         """`entries()`; the step is made again once for these, the equality, the parts and the stages."""
-        if not self._is_known:
+        before, after = self.record.before, self.record.after
+        if self.unknown or before is None or after is None:
             return self.entries()
         from xent.inspection._parameter_lines import entries_table
 
         made = self.recomputed()
         known = self.__dict__  # where cached_property keeps what it has
         if "_facts" not in known:
-            known["_facts"] = self._facts_of(made)
+            known["_facts"] = facts_of_whole(before, after, made)
         if "stages" not in known:
             known["stages"] = _summarised(made)
         return entries_table(self, self._places(None, ENTRIES), made)
@@ -187,11 +166,11 @@ class ParameterAccount:
     @cached_property
     def predicted(self) -> float:
         """Σ raw gradient · update: what this parameter's move promised the loss, to first order."""
-        raw, update = self.raw_gradient, self.update
-        if raw is None or update is None:
+        raw, before, after = self.raw_gradient, self.before, self.after
+        if raw is None or before is None or after is None:
             return 0.0
         raw = raw.to_dense() if raw.is_sparse else raw
-        return float((dense_values(raw).double() * dense_values(update).double()).sum())
+        return promised(*map(dense_values, (raw, before, after)))
 
     def entries(self, places: Sequence[Any] | None = None, n: int = ENTRIES) -> ResultTable:
         """Single entries in full: before, gradient, every line of the formula, update, after.
@@ -264,15 +243,6 @@ class ParameterAccount:
 
 def _summarised(made: Recomputed) -> list[tuple[str, str, Summary]]:
     return [(stage.name, stage.formula, summary(stage.value)) for stage in made.stages]
-
-
-def _shares(parts: dict[str, Tensor], update: Tensor) -> list[Part]:
-    whole = float(update.square().sum())
-    found = []
-    for cause, part in parts.items():
-        share = float((part * update).sum()) / whole if whole else 0.0
-        found.append(Part(cause, share, float(torch.linalg.vector_norm(part))))
-    return found
 
 
 def _unraveled(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -223,6 +223,32 @@ def test_each_rank_has_its_own_denominators(tmp_path: Path):
             assert (run["rank"], run["world_size"], run["layers"]) == (rank, 2, ["Linear"])
 
 
+UNDER_TORCHRUN = RANK.replace("import xent\n", "").replace(
+    "with xent.watch(model, optimizer, sys.argv[1], every=1):", "if True:"
+)
+
+
+@pytest.mark.slow
+def test_an_unmodified_program_under_torchrun(tmp_path: Path):
+    """Its ranks have no process group when the recording begins; they meet all the same, twice, beside an older run."""
+    (tmp_path / "train.py").write_text(UNDER_TORCHRUN)
+    (tmp_path / "runs" / "train-1").mkdir(parents=True)
+    (tmp_path / "runs" / "train-1" / "records.jsonl").write_text("somebody's\n")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    command = [*launcher, str(Path(sys.executable).with_name("xent")), "watch", "--no-doctor", "train.py"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    for number in (2, 3):
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        for rank, name in enumerate(("records.jsonl", "records.rank1.jsonl")):
+            path = tmp_path / "runs" / f"train-{number}" / name
+            assert [step["count"] for step in records(path, "step")] == [3 + rank] * 2
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["train-1", "train-2", "train-3"]
+    assert (tmp_path / "runs" / "train-1" / "records.jsonl").read_text() == "somebody's\n"
+
+
 @pytest.mark.slow
 def test_a_compiled_model_is_not_compiled_again(tmp_path: Path):
     torch._dynamo.reset()

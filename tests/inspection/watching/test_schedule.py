@@ -29,3 +29,20 @@ def test_steps_of_a_process_that_goes_on_are_counted_from_its_first() -> None:
 
 def test_every_nth_is_every_nth() -> None:
     assert recorded(Schedule(10), range(1, 41)) == [1, 10, 20, 30, 40]
+
+
+def test_ranks_record_the_same_steps_whatever_their_clocks_say() -> None:
+    slow, fast = Schedule(None, by_number=True), Schedule(None, ("plain",), by_number=True)
+    steps = recorded(slow, range(1, 1025))
+    assert steps == [step for step in range(1, 1025) if "plain" in fast.due(step, 1)]
+    assert steps[:128] == [*range(1, 129)]
+    assert steps[-3:] == [1008, 1016, 1024]
+
+
+def test_a_rank_whose_file_is_fuller_records_a_part_of_what_the_others_do() -> None:
+    schedule = Schedule(None, by_number=True)
+    of = {thinning: {step for step in range(1, 5000) if schedule.due(step, thinning)} for thinning in (1, 2, 8)}
+    assert of[8] < of[2] < of[1]
+    for step in range(1, 5000):
+        kinds = schedule.due(step, 2)
+        assert not kinds or "plain" in kinds  # nothing else stands alone

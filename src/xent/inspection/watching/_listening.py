@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from xent.inspection.examination._arguments import bound
 from xent.inspection.examination._events import LossCall
 from xent.inspection.examination._patches import as_original
+from xent.inspection.watching._loss_numbers import OF_SHARED_ROWS
 
 if TYPE_CHECKING:
     from xent.inspection.watching._recording import Recording
@@ -171,13 +172,14 @@ def heard_scaler_step(original: Function) -> Function:
 
 
 def _replace() -> None:
+    import xent.distributed
     import xent.functional
 
-    for name in LOSSES:
-        for module, origin in ((F, "torch"), (xent.functional, "xent")):
-            original = getattr(module, name, None)
-            if original is not None:
-                _replaced.append((original, heard_loss(original, name, origin)))
+    heard = [(name, module) for name in LOSSES for module in (F, xent.functional)]
+    for name, module in (*heard, *((name, xent.distributed) for name in OF_SHARED_ROWS)):
+        origin, original = "torch" if module is F else "xent", getattr(module, name, None)
+        if original is not None:
+            _replaced.append((original, heard_loss(original, name, origin)))
     _replaced.append((torch.autograd.backward, heard_backward(torch.autograd.backward)))
     _exchange({id(old): new for old, new in _replaced})
     scaler: Any = torch.amp.GradScaler  # pyright: ignore[reportPrivateImportUsage]

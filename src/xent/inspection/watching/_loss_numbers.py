@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xent.distributed._ranks import ranks_of
 from xent.inspection.examination._events import LossCall
 from xent.inspection.examination._finding import NotChecked
 
+OF_SHARED_ROWS = ("vocab_parallel_cross_entropy", "vocab_parallel_linear_cross_entropy")
 MOST_ELEMENTS = 1 << 21  # of logits whose accuracy is counted: an argmax of more would be felt
 
 
@@ -51,6 +53,8 @@ def numbers_of(call: LossCall) -> LossNumbers | None:
         return None
     if loss is None:
         return None
+    if call.name in OF_SHARED_ROWS:
+        return _of_shared_rows(call, loss, target)
     if call.is_binary:
         return _binary(call, loss, target)
     if target.is_floating_point():
@@ -81,6 +85,16 @@ def _of_indices(call: LossCall, loss: Tensor, target: Tensor) -> LossNumbers:
     found.sum_nll = _sum(call, loss, found.count)
     found.num_correct = _correct(call, target)
     return found
+
+
+def _of_shared_rows(call: LossCall, loss: Tensor, target: Tensor) -> LossNumbers | None:
+    """Of ranks that hold the classes of the same rows together, the first counts these, and the others none."""
+    if target.is_floating_point() or any(isinstance(call.option(name), Tensor) for name in ("weight", "row_weight")):
+        return None
+    count = int((target != call.ignore_index).sum())
+    if ranks_of(call.arguments["group"]).rank:
+        return LossNumbers(0.0, 0.0, 0)
+    return LossNumbers(_sum(call, loss, float(count)), float(count), count)
 
 
 def _of_probabilities(call: LossCall, loss: Tensor, target: Tensor) -> LossNumbers:

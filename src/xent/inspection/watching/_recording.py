@@ -69,6 +69,7 @@ class Recording:
         self._stack = ExitStack()
         self._due: tuple[str, ...] = ()
         self._hooks: list[Any] = []
+        self._is_awake = False  # whether it is armed for the step that is going on
         self._inside = 0  # steps that an optimizer's step makes in turn, or a closure's losses
         self._forget_step()
 
@@ -85,7 +86,8 @@ class Recording:
     def begin(self, *, examined: bool) -> None:
         """Listen from here on; the next step is recorded."""
         _listening.begin(self)
-        if examined:  # after our own wrappers, because it is done before them
+        self._leave_out_shards()
+        if examined and not self.subjects.are_sharded:  # after our own wrappers, because it is done before them
             self._first_steps = FirstSteps(self.subjects, self.write)
         for optimizer in self.subjects.optimizers:
             self._hear(optimizer)
@@ -95,9 +97,16 @@ class Recording:
     def adopt(self, optimizer: Optimizer) -> None:
         """Hear an optimizer from its step on that begins, in a global hook: torch calls its own hooks after those."""
         self._hear(optimizer)
+        self._leave_out_shards()
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+
+    def _leave_out_shards(self) -> None:
+        """Norms, rows and ledger of DTensors would need all ranks at once; watching sends nothing."""
+        if self.subjects.are_sharded:
+            self.schedule.kinds = tuple(kind for kind in self.schedule.kinds if kind == "plain")
+            self._due = tuple(kind for kind in self._due if kind == "plain")
 
     def _hear(self, optimizer: Optimizer) -> None:
         self._stack.callback(optimizer.register_step_pre_hook(self._step_begins).remove)
@@ -139,8 +148,10 @@ class Recording:
         """Arm for the next step, or rest until one is due."""
         self._due = () if self.writer.stopped else self.schedule.due(self.step + 1, self.writer.thinning)
         if not self._due:
-            self._rest()
+            if self._is_awake:
+                self._rest()
             return
+        self._is_awake = True
         self._forget_step()
         _listening.wake(self)
         if not self._hooks:
@@ -154,6 +165,7 @@ class Recording:
 
     def _rest(self) -> None:
         """Hear nothing but the ends of steps."""
+        self._is_awake = False
         if self._ledger is not None:
             self._ledger.stop()
         if self._hooks:
@@ -232,11 +244,12 @@ class Recording:
         self._rest()
         self._prepare()
 
-    @_without_harm
     def _step_begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         self._inside += 1
-        if self._inside > 1 or not self._due:
-            return None
+        return self._armed_step_begins(optimizer, args, kwargs) if self._due and self._inside == 1 else None
+
+    @_without_harm
+    def _armed_step_begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         self._clock.until(time.perf_counter(), "other")
         given = None if self._ledger is None else self._ledger.step_begins(optimizer, args, kwargs)
         self._clock.rest("ledger")

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xent.functional._sharded_tensors import is_sharded
 from xent.inspection.examination._events import LossCall
 from xent.inspection.examination._finding import NotChecked
+from xent.inspection.watching._loss_numbers import OF_SHARED_ROWS
 from xent.inspection.watching._pictures import picture_of
 
 MOST_ROWS, MOST_ELEMENTS = 4096, 1 << 20  # that one look costs
@@ -162,6 +164,8 @@ def table_of(call: LossCall) -> RowTable | None:
     Spread evenly where there are many, but for the first text, which is whole.
     """
     try:
+        if call.name in OF_SHARED_ROWS or is_sharded(*call.arguments.values()):  # no rank has all classes
+            return None
         if call.is_binary or not isinstance(call.target, Tensor) or not call.has_class_indices:
             return None
         shift = call.option("shift", 0)

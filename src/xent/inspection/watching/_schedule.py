@@ -1,12 +1,16 @@
 """Which steps are recorded: as many as a share of the run's time pays for, or every n-th.
 
-    plain   loss, ruler, denominators, times       at most 1.5 % of the time, gap ≥ step ÷ 500
-    layers  norms and dead units                   at most 0.5 %,             gap ≥ step ÷ 40
-    rows    classes, calibration, worst rows, text at most 0.5 %,             gap ≥ step ÷ 12
-    ledger  the step taken apart                   at most 0.5 %,             gap ≥ step ÷ 3
+    plain   loss, ruler, denominators, times       at most 0.7 % of the time, gap ≥ step ÷ 500
+    layers  norms and dead units                   at most 0.2 %,             gap ≥ step ÷ 40
+    rows    classes, calibration, worst rows, text at most 0.2 %,             gap ≥ step ÷ 12
+    ledger  the step taken apart                   at most 0.2 %,             gap ≥ step ÷ 3
 
 Steps 1, 2, 3, 4, 6, 8, 11, 16, … 2048 of a process (powers of √2) have their plain record and their layers in any case:
 a run of a few dozen steps would have hardly any otherwise. They count towards the shares.
+
+Ranks of one run must record the same steps, or their sums could not be added, and no two have the same clock. So with
+several processes the number of the step decides, and nothing else: every step to 127, then 64 between a power of two
+and the next (layers 16, rows 4, the ledger 1).
 
 The shares are those of steps shorter than 10 ms; longer ones get a quarter of them. The gaps make the number of
 records grow with the logarithm of the steps.
@@ -19,12 +23,13 @@ from dataclasses import dataclass, field
 
 KINDS = ("plain", "layers", "rows", "ledger")
 _CHEAP = ("plain", "layers")
-_SHARES = {"plain": 0.015, "layers": 0.005, "rows": 0.005, "ledger": 0.005}
+_SHARES = {"plain": 0.007, "layers": 0.002, "rows": 0.002, "ledger": 0.002}
 _FEWEST_BETWEEN = {"plain": 500, "layers": 40, "rows": 12, "ledger": 3}
 _SHORT_STEP = 0.010
 _SHARE_OF_LONG_STEPS = 0.25
 _OPENING = frozenset(round(2 ** (power / 2)) for power in range(23))
-_AT_MOST = 3  # times its best: what else a record took was somebody else's time on the processor
+_OF_AN_OCTAVE = {"plain": 64, "layers": 16, "rows": 4, "ledger": 1}  # powers of two: what is rarer falls on what is not
+_AT_MOST = 2  # times its best: what else a record took was somebody else's time on the processor
 
 
 @dataclass
@@ -50,11 +55,13 @@ class Schedule:
         every: record every so many steps, whatever it costs; None for what the shares pay for.
         kinds: those that are recorded at all.
         first_step: where this process begins; it is recorded in full, and its time is nobody's.
+        by_number: whether the step's number alone decides, because other ranks must come to the same.
     """
 
     every: int | None
     kinds: tuple[str, ...] = KINDS
     first_step: int = 1
+    by_number: bool = False
     _began_at: float = field(default_factory=time.perf_counter)
     _accounts: dict[str, _Account] = field(default_factory=lambda: {kind: _Account() for kind in KINDS})
 
@@ -62,6 +69,8 @@ class Schedule:
         """What step number `step` will be recorded in; () for nothing. Without "plain" there is nothing else."""
         if step == self.first_step:
             return self.kinds
+        if self.by_number and self.every is None:
+            return tuple(kind for kind in self.kinds if step % _stride(kind, step, thinning) == 0)
         if self.every is None and step - self.first_step + 1 in _OPENING:
             return tuple(kind for kind in self.kinds if kind in _CHEAP or self._is_due(kind, step, thinning))
         plain = self._accounts["plain"]
@@ -93,3 +102,7 @@ class Schedule:
         mean_step = (now - self._began_at) / (step - self.first_step)
         share = _SHARES[kind] * (1.0 if mean_step < _SHORT_STEP else _SHARE_OF_LONG_STEPS)
         account.due_at = now + min(seconds, _AT_MOST * account.best) / share
+
+
+def _stride(kind: str, step: int, thinning: int) -> int:
+    return thinning << max(0, (step // _OF_AN_OCTAVE[kind]).bit_length() - 1)

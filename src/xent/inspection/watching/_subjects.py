@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from xent.errors import DtypeError, OptionError
+from xent.functional._sharded_tensors import is_sharded
 from xent.inspection._watched_parameters import optimizers_of
 from xent.inspection.watching._layer_norms import Layer, LayerNorms, layers_of
 
@@ -45,6 +46,12 @@ class Subjects:
     def num_parameters(self) -> int:
         """Entries of all parameters."""
         return sum(parameter.numel() for layer in self.layers for parameter in layer.parameters)
+
+    @property
+    def are_sharded(self) -> bool:
+        """Whether some parameter is spread over processes, as FSDP2 and tensor parallelism do."""
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        return is_sharded(*(parameter for group in groups for parameter in group["params"]))
 
     def named_parameters(self) -> list[tuple[str, Tensor]]:
         """Every parameter with its name, once."""

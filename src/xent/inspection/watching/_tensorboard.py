@@ -14,8 +14,8 @@ FOLDER = "tensorboard"
 class TensorBoard:
     """Is given every record; writes those that are curves."""
 
-    def __init__(self, directory: Path) -> None:
-        """Begin an event file in a folder of the run.
+    def __init__(self, directory: Path, rank: int = 0) -> None:
+        """Begin an event file in a folder of the run, or of a rank in it: curves in one folder are drawn as one.
 
         Raises:
             DependencyError: tensorboard is not installed.
@@ -26,7 +26,7 @@ class TensorBoard:
             raise DependencyError(
                 f"tensorboard is not installed ({error})", "torch's SummaryWriter needs it", "pip install tensorboard"
             ) from error
-        self._writer: Any = SummaryWriter(str(directory / FOLDER))
+        self._writer: Any = SummaryWriter(str(directory / FOLDER / (f"rank{rank}" if rank else "")))
 
     def __call__(self, record: dict[str, Any]) -> None:
         """Write the scalars of a record; a disk that does not take them is warned of once."""

@@ -33,7 +33,9 @@ def _altair() -> Any:
 
 
 def _params(*names: str) -> list[Any]:
-    return [_altair().param(name=name, value=0) for name in names]
+    """Numbers, and the ticks of the steps, which the script sets."""
+    alt = _altair()
+    return [*(alt.param(name=name, value=0) for name in names), alt.param(name="x_ticks", value=[])]
 
 
 def _ends(low: str, high: str, **options: Any) -> Any:
@@ -45,8 +47,8 @@ def _ends(low: str, high: str, **options: Any) -> Any:
 def _steps(field: str = "step:Q", **options: Any) -> Any:
     alt = _altair()
     axis = alt.Axis(
-        title=None, grid=False, tickMinStep=1, tickCount=6, labelExpr=_STEP_LABEL, labelFlush=True, labelOverlap=True,
-        labelSeparation=8,
+        title=None, grid=False, values=alt.ExprRef("x_ticks"), labelExpr=_STEP_LABEL, labelFlush=True,
+        labelOverlap=True, labelSeparation=8,
     )  # fmt: skip
     return alt.X(field, axis=axis, scale=_ends("x0", "x1"), **options)
 
@@ -70,7 +72,7 @@ def _lines(kind: str) -> Any:
     names = alt.Chart(alt.NamedData("names")).mark_text(align="left", dx=8, fontSize=12, clip=False)
     band = alt.Chart(alt.NamedData("lines")).mark_area(opacity=0.16, clip=True, interpolate="linear")
     line = alt.Chart(alt.NamedData("lines")).mark_line(clip=True, strokeJoin="round", strokeCap="round")
-    point = alt.Chart(alt.NamedData("points")).mark_point(filled=True, size=26, opacity=1, clip=True)
+    point = alt.Chart(alt.NamedData("points")).mark_point(filled=True, size=26, opacity=1)
     chart = alt.layer(
         levels,
         band.encode(

@@ -39,7 +39,7 @@ class Records:
         path: the file.
         header: its first record, of kind `run`.
         steps: in the order of the file.
-        ruler: of the newest step that had one.
+        ruler: of the newest step that had one; of the newest evaluation where no step had.
         kinds: the records of every other kind.
         broken: lines that are no record; a last line without its end is `cut`.
         cut: whether the file ends within a line.
@@ -94,13 +94,15 @@ class Records:
             self._take_step(record)
         else:
             self.kinds[record["kind"]].append(record)
+            self.ruler = self.ruler or (as_dict(record.get("ruler")) if record["kind"] == "evaluation" else {})
 
     def _take_step(self, record: dict[str, Any]) -> None:
         number = as_whole(record.get("step"))
         if number is None:
             self.broken += 1
             return
-        self.ruler = as_dict(record.get("ruler")) or self.ruler
+        ruler = as_dict(record.get("ruler"))
+        self.ruler = ruler if any(value is not None for value in ruler.values()) else self.ruler
         means = list(_means(record.get("micro_batches")))
         seconds = as_dict(record.get("seconds"))
         self.steps.append(

@@ -46,9 +46,15 @@ def run_data(run: RunRecords, runs: int) -> dict[str, Any]:
         "means": _means(steps, most),
         "time": _time(steps),
         "layers": layers(run.main.kinds["layers"]),
-        **_samples.samples(run.main.kinds, runs),
+        **_samples.samples(_kinds(run), runs),
         "setup": _setup(header),
     }
+
+
+def _kinds(run: RunRecords) -> dict[str, list[dict[str, Any]]]:
+    """What rank 0 wrote, and what was found on any."""
+    found = [finding for records in (run.main, *run.others) for finding in records.kinds["finding"]]
+    return defaultdict(list, {**run.main.kinds, "finding": found})
 
 
 def _over_ranks(run: RunRecords) -> list[Step]:
@@ -64,8 +70,9 @@ def _over_ranks(run: RunRecords) -> list[Step]:
 
 def _joined(ranks: list[Step]) -> Step:
     first = ranks[0]
+    ranks = [one for one in ranks if one.denominator != 0]  # of ranks that share rows one counts them
     total, count = _sum(ranks, "sum_nll"), _sum(ranks, "denominator")
-    if len(ranks) == 1 or total is None or not count:
+    if len(ranks) < 2 or total is None or not count:
         return first
     pieces = sum(one.pieces for one in ranks)
     means = [(one.loss if one.mean_of_means is None else one.mean_of_means) for one in ranks]

@@ -47,13 +47,14 @@ function curvesChart(id, label, height, give) {
   function move(step) {
     at = step;
     const { curves, format } = give();
+    const some = nearest(curves.flatMap((curve) => curve.points), step);
     const said = curves.filter((curve) => curve.points.length && !curve.silent).map((curve) => {
       const point = nearest(curve.points, step);
-      return make("span", { class: curve.own ? "own" : null }, named(curve.said ?? curve.text), ` ${format(point.value, point)}`);
+      const own = make("span", { class: curve.own ? "own" : null }, named(curve.said ?? curve.text), ` ${format(point.value, point)}`);
+      if (!together(point, some)) own.append(` (${stepsOf(point)})`);
+      return own;
     });
-    const some = nearest(curves.flatMap((curve) => curve.points), step);
-    const words = some.first === some.last || some.first === undefined ? `step ${whole(some.step)}` : `steps ${whole(some.first)}–${whole(some.last)}`;
-    readout.replaceChildren(make("span", {}, words), ...said);
+    readout.replaceChildren(make("span", {}, stepsOf(some)), ...said);
     if (!view) return;
     rule.hidden = false;
     rule.style.setProperty("--x", `${view.origin()[0] + view.scale("x")(some.step)}px`);
@@ -75,6 +76,20 @@ function curvesChart(id, label, height, give) {
   return make("figure", {}, box, readout);
 }
 
+const endsOf = ({ step, first = step, last = step }) => [first, last];
+
+function stepsOf(point) {
+  const [first, last] = endsOf(point);
+  return first === last ? `step ${whole(first)}` : `steps ${whole(first)}–${whole(last)}`;
+}
+
+// Whether two points are of the same step; of two buckets, whether they share one.
+function together(point, other) {
+  const [[first, last], [from, to]] = [endsOf(point), endsOf(other)];
+  if (first === last || from === to) return first === from && last === to;
+  return first <= to && from <= last;
+}
+
 function nearest(points, step) {
   return points.reduce((best, point) => (Math.abs(point.step - step) < Math.abs(best.step - step) ? point : best));
 }
@@ -88,7 +103,7 @@ function filled({ curves, levels = [], log = false, fromZero = false, top = null
       const row = { series, kind, role: own ? "own" : "other", ...point, value: usable ? point.value : null };
       if (!(point.low !== null && point.high !== null && (!log || point.low > 0))) row.low = row.high = null;
       lines.push(row);
-      if (usable && (dots ?? (kind === "evaluation" && all.length <= 40))) points.push(row);
+      if (usable && (all.length === 1 || (dots ?? (kind === "evaluation" && all.length <= 40)))) points.push(row);
     }
   }
   lines.sort((one, other) => (one.role === other.role ? 0 : one.role === "own" ? 1 : -1));
@@ -99,7 +114,7 @@ function filled({ curves, levels = [], log = false, fromZero = false, top = null
   if (log) { low /= 1.25; high *= 1.15; } else if (!fromZero) { const pad = 0.05 * (high - low); low -= pad; high += pad; } else high += 0.03 * (high - low);
   const steps = curves.flatMap((curve) => curve.points.map((point) => point.step));
   const ends = { x0: steps.reduce((a, b) => Math.min(a, b), Infinity), x1: steps.reduce((a, b) => Math.max(a, b), 0) };
-  if (ends.x0 === ends.x1) ends.x1 += 1;
+  if (ends.x0 === ends.x1) { ends.x0 -= 0.5; ends.x1 += 0.5; }
   const used = levels.filter((level) => !log || level.value > 0);
   const names = apart([
     ...used.map((level) => ({ text: level.text, value: level.value, role: "level" })),
@@ -110,8 +125,16 @@ function filled({ curves, levels = [], log = false, fromZero = false, top = null
   ], [low, high], height - 40, log).map((name) => ({ ...name, step: ends.x1, text: cut(name.text, 22) }));
   return {
     datasets: { lines, points, levels: used, names },
-    params: { ...ends, y0: low, y1: high, y_format: axis, y_ticks: log ? logTicks(low, high) : [] }, spec: log ? "lines_log" : "lines",
+    params: { ...ends, x_ticks: stepTicks(ends.x0, ends.x1), y0: low, y1: high, y_format: axis, y_ticks: log ? logTicks(low, high) : [] }, spec: log ? "lines_log" : "lines",
   };
+}
+
+// At most seven, each a whole step: left to itself Vega puts one at 1.5 where there are steps 1 and 2.
+function stepTicks(from, to) {
+  const least = Math.max(1, (to - from) / 6), decade = 10 ** Math.floor(Math.log10(least));
+  const every = decade * [1, 2, 5, 10].find((factor) => factor * decade >= least);
+  const first = Math.ceil(from / every);
+  return Array.from({ length: Math.max(0, Math.floor(to / every) - first + 1) }, (_, place) => (first + place) * every);
 }
 
 // 1, 2, 5 of every decade; of many decades only their beginnings.

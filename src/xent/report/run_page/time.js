@@ -28,7 +28,7 @@ function timeChart(time) {
   const end = time.shares.at(-1)[1];
   const box = chart("stack", "share of each part of a step, by step", 200, () => ({
     datasets: { parts: rows.concat(rows.filter((row) => row.step === time.shares.at(-1)[0]).map((row) => ({ ...row, step: end }))) },
-    params: { x0: time.shares[0][0], x1: end },
+    params: { x0: time.shares[0][0], x1: end, x_ticks: stepTicks(time.shares[0][0], end) },
   }));
   box.id = "chart-time";
   return box;
