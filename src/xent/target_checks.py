@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from xent.errors import DeviceError, TargetRangeError
+from xent.errors import OptionError, TargetRangeError
 
 _OFF = ("", "0", "false", "no", "off")
 
@@ -166,7 +166,7 @@ def _marks_on(device: torch.device) -> _Marks:
     if marks is not None:
         return marks
     if _is_captured(device):
-        raise DeviceError(
+        raise OptionError(
             f"a CUDA graph is captured on {device}, where no loss was checked before",
             "the memory that marks bad targets must be there before",
             "call the loss once before the capture, or xent.check_targets(False)",
