@@ -1,10 +1,12 @@
 """The losses on one GPU: right first, then how fast, beside what that very GPU can do and beside the peers installed.
 
-    PYTHONPATH=src python benchmarks/gpu.py               # half an hour on an H200
-    PYTHONPATH=src python benchmarks/gpu.py --interpret   # seconds, on a CPU: does the script run, is it right
+    PYTHONPATH=src python benchmarks/gpu.py                 # half an hour on an H200
+    PYTHONPATH=src python benchmarks/gpu.py --only linear   # a part; what other parts measured on this GPU is kept
+    PYTHONPATH=src python benchmarks/gpu.py --interpret     # seconds, on a CPU: does the script run, is it right
 
 It needs torch and triton, no installation of xent. Times are medians of device events over inputs larger than the
-cache. It writes benchmarks/results/gpu.json and gpu.md (or --out), the second a table for docs/performance.md.
+cache. It writes benchmarks/results/gpu.json and gpu.md (or --out), the second with tables for docs/performance.md and
+with what must be reached beside what was.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from gpu_report import Report
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,26 +31,15 @@ if TYPE_CHECKING:
 VOCABULARIES = (32000, 50257, 128256, 151936, 256000)
 SMALL = ((64, 10), (128, 1000), (1024, 1000), (4096, 1000), (2048, 32000))
 HEADS = ((8192, 2304, 256000), (8192, 4096, 128256))
+PARTS = ("logits", "small", "linear")
 LOGITS_BYTES = 2 << 30  # forty times the largest second-level cache
 TOLERANCE = {"float32": 2e-6, "bfloat16": 8e-3}  # of the largest entry of the gradient: some roundings, one of half
-
-
-@dataclass
-class Report:
-    """What was measured."""
-
-    machine: dict[str, Any]
-    limits: dict[str, float] = field(default_factory=dict)
-    absent: dict[str, str] = field(default_factory=dict)
-    correct: list[dict[str, Any]] = field(default_factory=list)
-    logits: list[dict[str, Any]] = field(default_factory=list)
-    small: list[dict[str, Any]] = field(default_factory=list)
-    linear: list[dict[str, Any]] = field(default_factory=list)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--interpret", action="store_true", help="tiny sizes under Triton's interpreter, on the CPU")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure; all when left out")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
     given = parser.parse_args()
     if given.interpret:
@@ -57,11 +49,11 @@ def main() -> int:
     if not given.interpret and not torch.cuda.is_available():
         print("benchmarks/gpu.py needs a CUDA device; --interpret tries it on the CPU, with tiny sizes")
         return 1
-    return run(Bench(tiny=given.interpret), given.out)
+    return run(Bench(tiny=given.interpret), given.only, given.out)
 
 
-def run(bench: Bench, out: Path) -> int:
-    report = Report(bench.machine())
+def run(bench: Bench, parts: Sequence[str], out: Path) -> int:
+    report = known(bench.machine(), out / "gpu.json")
     from gpu_peers import linear_contestants, logits_contestants
 
     logits, absent = logits_contestants()
@@ -80,14 +72,29 @@ def run(bench: Bench, out: Path) -> int:
         return 1
     report.limits = bench.limits()
     print("limits ", {name: round(value, 3) for name, value in report.limits.items()})
-    report.logits = bench.logits(logits, report.limits)
-    report.small = bench.small(logits)
-    report.linear = bench.linear(heads, report.limits)
+    if "logits" in parts:
+        report.logits = bench.logits(logits, report.limits)
+    if "small" in parts:
+        report.small = bench.small(logits)
+    if "linear" in parts:
+        report.linear = bench.linear(heads, report.limits)
+    for goal in report.goals():
+        print("reached" if goal["reached"] else "MISSED ", goal["goal"], goal["wanted"], f"{goal['worst']:.3g}")
     out.mkdir(parents=True, exist_ok=True)
     (out / "gpu.json").write_text(json.dumps(vars(report), indent=1) + "\n", encoding="utf-8")
-    (out / "gpu.md").write_text(markdown(report), encoding="utf-8")
+    (out / "gpu.md").write_text(report.markdown(), encoding="utf-8")
     print(f"wrote   {out / 'gpu.json'} and {out / 'gpu.md'}")
     return 0
+
+
+def known(machine: dict[str, Any], file: Path) -> Report:
+    """What earlier runs with other parts measured on this GPU with these versions; nothing of any other."""
+    try:
+        before = Report(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return Report(machine)
+    same = {**before.machine, "date": ""} == {**machine, "date": ""}
+    return Report(machine, logits=before.logits, small=before.small, linear=before.linear) if same else Report(machine)
 
 
 # ── what is measured ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -202,6 +209,7 @@ class Bench:
             for dtype in self.dtypes:
                 rows = 4 if self.tiny else max(LOGITS_BYTES // (classes * dtype.itemsize) // 128 * 128, 128)
                 x, y = self.problem(rows, classes, dtype)
+                self.torch.compiler.reset()  # or torch.compile would go on with one graph for all shapes
                 for name, loss in contestants.items():
                     row = {"contestant": name, "rows": rows, "classes": classes, "dtype": self.name_of(dtype)}
                     found.append({**row, **self.passes(loss, x, y, limits)})
@@ -209,18 +217,24 @@ class Bench:
         return found
 
     def passes(self, loss: Any, x: Tensor, y: Tensor, limits: dict[str, float]) -> dict[str, Any]:
-        """Forward reads the logits, backward reads them and writes a gradient: the rates are of these bytes."""
+        """Forward reads the logits, backward reads them and writes a gradient: the rates are of these bytes.
+
+        A step is both at once, which is what counts beside a peer that makes its gradient in its forward pass.
+        """
         try:
+            x = x.detach().clone().requires_grad_()  # it may write over its input
             size = x.numel() * x.element_size()
             forward = self.milliseconds(lambda: loss(x.detach(), y))
-            value = loss(x, y)
-            backward = self.milliseconds(lambda: self.torch.autograd.grad(value, x, retain_graph=True))
+            backward = self.milliseconds(partial(self.torch.autograd.grad, loss(x, y), x, retain_graph=True))
+            step = self.milliseconds(lambda: self.torch.autograd.grad(loss(x, y), x))
             peak = self.peak(lambda: self.torch.autograd.grad(loss(x, y), x))
         except Exception as error:  # a peer may refuse anything, in any way; its row says so
             return {"note": repr(error)[:120]}
         rates = {"forward TB/s": size / forward / 1e9, "backward TB/s": 2 * size / backward / 1e9}
+        rates["step TB/s"] = 3 * size / step / 1e9
         of_copy = {name.split()[0] + " of copy": rate / limits["copy TB/s"] for name, rate in rates.items()}
-        return {"forward ms": forward, "backward ms": backward, **rates, **of_copy, "peak MB": peak / 1e6}
+        times = {"forward ms": forward, "backward ms": backward, "step ms": step}
+        return {**times, **rates, **of_copy, "peak MiB": peak / 2**20}
 
     def peak(self, call: Callable[[], Any]) -> int:
         """The most memory beyond what was held before."""
@@ -265,6 +279,7 @@ class Bench:
         for shape in self.heads:
             products = self.three_products(*shape)
             hidden, weight, y = self.head(*shape)
+            self.torch.compiler.reset()
             for name, loss in contestants.items():
                 row: dict[str, Any] = {"contestant": name, "shape": "×".join(map(str, shape))}
                 try:
@@ -278,7 +293,7 @@ class Bench:
                 rate = flops / spent / 1e9
                 of_rate = rate / limits["bfloat16 TFLOP/s"]
                 row |= {"ms": spent, "TFLOP/s": rate, "of the matrix rate": of_rate}
-                found.append({**row, "over three products": spent / products, "extra MB": extra / 1e6})
+                found.append({**row, "over three products": spent / products, "extra MiB": extra / 2**20})
                 print("linear ", *found[-1].values())
         return found
 
@@ -302,30 +317,6 @@ class Bench:
 
     def name_of(self, dtype: Any) -> str:
         return str(dtype).removeprefix("torch.")
-
-
-# ── what is written ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def markdown(report: Report) -> str:
-    """The tables, with what they were measured on."""
-    machine = ", ".join(f"{name} {value}" for name, value in report.machine.items())
-    limits = ", ".join(f"{value:.2f} {name}" for name, value in report.limits.items())
-    parts = [f"Measured on {machine}. Limits of that device, measured: {limits}.\n"]
-    for title, rows in (("Logits", report.logits), ("Small", report.small), ("Linear", report.linear)):
-        parts.append(f"\n### {title}\n\n{_table(rows)}")
-    errors = [{name: row[name] for name in ("contestant", "case", "error", "note")} for row in report.correct]
-    return "".join([*parts, f"\n### Errors against float64\n\n{_table(errors)}"])
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [names, ["---"] * len(names), *([_cell(row.get(name, "")) for name in names] for row in rows)]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
-def _cell(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -328,10 +328,10 @@ void binary_cross_entropy_gradient(const In& logits, const In& target, const Opt
 }
 
 int function_number(const std::string& name) {
-  const char* names[] = {"exp", "tanh", "log1p", "exp_of_difference"};
-  for (int i = 0; i < 4; ++i)
+  const char* names[] = {"exp", "tanh", "log1p", "exp_of_difference", "ln"};
+  for (int i = 0; i < 5; ++i)
     if (name == names[i]) return i;
-  throw nb::value_error("functions: exp, tanh, log1p, exp_of_difference");
+  throw nb::value_error("functions: exp, tanh, log1p, exp_of_difference, ln");
 }
 
 void apply(const std::string& function, const In& x, const Out& y) {

@@ -75,7 +75,7 @@ struct KernelTable {
   void (*binary_cross_entropy)(const BinaryCrossEntropyProblem&, int threads);
   void (*binary_cross_entropy_gradient)(const BinaryCrossEntropyProblem&, int threads);
   // For the tests of the mathematics: f(x[i]) over an array. Functions: 0 exp, 1 tanh, 2 log1p on
-  // [0, 1], 3 exp of a number <= 64.
+  // [0, 1], 3 exp of a number <= 64, 4 ln of a normal number >= sqrt(1/2), in double.
   void (*apply_f32)(int function, const float* x, float* y, int64_t n);
   void (*apply_f64)(int function, const double* x, double* y, int64_t n);
 };

@@ -79,8 +79,8 @@ inline bool is_plain(const CrossEntropyPass& pass, const Terms<T>& terms) {
 
 // put_row where `is_plain`: half of what a row of ten classes costs is here.
 template <class T>
-inline void put_plain_row(const CrossEntropyRows& out, int64_t row, T top, double sum, T target_logit) {
-  const double high = top, log_sum = top == -T(INFINITY) ? NAN : std::log(sum), lse = high + log_sum;
+inline void put_plain_row(const CrossEntropyRows& out, int64_t row, T top, double log_of_sum, T target_logit) {
+  const double high = top, log_sum = top == -T(INFINITY) ? NAN : log_of_sum, lse = high + log_sum;
   put(out.loss, row, static_cast<T>(log_sum - (static_cast<double>(target_logit) - high)));
   put(out.weight, row, T(1));
   put(out.exact_lse, row, lse);

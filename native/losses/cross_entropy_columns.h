@@ -8,7 +8,10 @@
 #pragma once
 
 #include <cfloat>
+#include <cstring>
+#include <type_traits>
 
+#include "../math/logarithm.h"
 #include "cross_entropy.h"
 #include "cross_entropy_gradient.h"
 
@@ -143,6 +146,20 @@ inline void merge(ColumnState<T>& state, T top, T sum, T weighted) {
   state.sum += fall == 0 ? static_cast<double>(sum) : static_cast<double>(sum) * std::exp(fall);
 }
 
+// Whether a strip's own sums, in float, are as good as merged ones: a single piece.
+template <class T>
+inline bool in_one_piece(const CrossEntropyPass& pass, const Terms<T>& terms) {
+  return std::is_same_v<T, float> && terms.classes <= merge_classes && is_plain(pass, terms);
+}
+
+template <class L, class In>
+void sums_of_strip(Strip<typename L::T>& strip, const In* x, int64_t stride, int64_t rows, int64_t classes) {
+  const int64_t padded = whole_vectors(rows, L::width);
+  start_strip(strip, padded);
+  for (int64_t r = 0; r < padded; ++r) strip.sum[r] = 0;
+  fold_strip<L, In, Sums::none>(strip, x, stride, nullptr, rows, classes);
+}
+
 template <class L, class In, Sums sums>
 void states_of_strip(ColumnState<typename L::T>* states, const In* x, int64_t stride, const typename L::T* w, int64_t rows,
                      int64_t classes) {
@@ -190,6 +207,33 @@ inline RowState<T> row_state_of(const ColumnState<T>& column, T target_logit) {
   return state;
 }
 
+// ln of the sums of a strip, NaN for 0: a row of -inf has no softmax. A sum that holds exp(0) is at least 1; the others
+// (0, infinity, NaN) have bits outside of [0x3f800000, 0x7f7fffff] and are taken one by one.
+inline void logs_of_sums(const float* sum, int64_t rows, double* logs) {
+  for (int64_t r = 0; r < rows; ++r) logs[r] = ln_from_root_half(static_cast<double>(sum[r]));
+  uint32_t outside = 0;
+  for (int64_t r = 0; r < rows; ++r) outside |= std::bit_cast<uint32_t>(sum[r]) - 0x3f800000u;
+  if ((outside >> 30) == 0) return;
+  for (int64_t r = 0; r < rows; ++r)
+    if (!(sum[r] >= 1 && sum[r] <= FLT_MAX)) logs[r] = sum[r] == 0 ? NAN : std::log(static_cast<double>(sum[r]));
+}
+
+// Rows of so few classes that their float sums need no merging, with the terms and outputs of `is_plain`.
+template <class In>
+void put_plain_strip(const CrossEntropyPass& pass, int64_t row, int64_t run, const Strip<float>& strip) {
+  const RowView& logits = pass.problem.logits;
+  const In* x = at<In>(logits, row, 0);
+  const int64_t row_stride = innermost_stride(logits), class_stride = logits.class_stride;
+  double logs[strip_rows];
+  logs_of_sums(strip.sum, run, logs);
+  for (int64_t r = 0; r < run; ++r) {
+    const Target target = target_of(pass.problem, row + r);
+    if (target.bad) note_bad_row(pass.bad_row, row + r);
+    if (target.ignored) put_ignored<float>(pass.rows, row + r);
+    else put_plain_row(pass.rows, row + r, strip.top[r], logs[r], widen(x[r * row_stride + target.index * class_stride]));
+  }
+}
+
 // The rows of a strip, written from their states.
 template <class T, class In>
 void put_strip(const CrossEntropyPass& pass, const Terms<T>& terms, int64_t row, int64_t run, const ColumnState<T>* states) {
@@ -205,7 +249,7 @@ void put_strip(const CrossEntropyPass& pass, const Terms<T>& terms, int64_t row,
       continue;
     }
     const T logit = static_cast<T>(widen(x[r * row_stride + target.index * logits.class_stride]));
-    if (plain) put_plain_row(pass.rows, row + r, states[r].top, states[r].sum, logit);
+    if (plain) put_plain_row(pass.rows, row + r, states[r].top, std::log(states[r].sum), logit);
     else put_row(pass, terms, row + r, row_state_of(states[r], logit), target.index);
   }
 }
@@ -217,10 +261,19 @@ void cross_entropy_columns(const void* context, int64_t first_row, int64_t last_
   const CrossEntropyProblem& p = pass.problem;
   const Terms<T> terms(p);
   const auto states_of = states_of_strip_for<L, In>(terms.sums());
+  const bool one_piece = in_one_piece(pass, terms);
+  Strip<T> strip;
   ColumnState<T> states[strip_rows];
   int64_t run;
   for (int64_t row = first_row; row < last_row; row += run) {
     run = smaller(smaller(strip_rows, last_row - row), rows_left_in_run(p.logits, row));
+    if constexpr (std::is_same_v<T, float>) {
+      if (one_piece) {
+        sums_of_strip<L>(strip, at<In>(p.logits, row, 0), p.logits.class_stride, run, terms.classes);
+        put_plain_strip<In>(pass, row, run, strip);
+        continue;
+      }
+    }
     states_of(states, at<In>(p.logits, row, 0), p.logits.class_stride, terms.class_weight, run, terms.classes);
     put_strip<T, In>(pass, terms, row, run, states);
   }
@@ -291,6 +344,32 @@ inline void put_lse(GradientStrip<T>& strip, int64_t r, double lse, double low) 
   strip.low[r] = std::isfinite(high) ? static_cast<T>(lse - static_cast<double>(high) + low) : T(0);
 }
 
+// Where the probability's factor is the row's upstream gradient and nothing else: in loops that take several rows at a
+// time. Ignored rows have a log-sum-exp of 0.
+template <class T>
+void put_plain_factors(GradientStrip<T>& strip, const CrossEntropyUpstream& up, int64_t row, int64_t run) {
+  for (int64_t r = 0; r < run; ++r)
+    put_lse(strip, r, get<double>(up.saved_lse, row + r), get_or<double>(up.saved_lse_low, row + r, 0.0));
+  for (int64_t r = 0; r < run; ++r) strip.target[r] = get_or<T>(up.loss, row + r, T(0));
+  for (int64_t r = 0; r < run; ++r)
+    strip.probability[r] = strip.target[r] = strip.counted[r] != 0 ? strip.target[r] : T(0);
+}
+
+template <class T>
+void put_factors(GradientStrip<T>& strip, const CrossEntropyGradientPass& pass, const Terms<T>& terms, int64_t row,
+                 int64_t run) {
+  for (int64_t r = 0; r < run; ++r) {
+    if (strip.counted[r] == 0) continue;
+    const RowFactors<T> f = factors_of(pass, terms, row + r, strip.index[r]);
+    const double share = terms.smoothing != 0.0 ? f.share : 0.0;
+    strip.probability[r] = static_cast<T>(f.probability);
+    strip.high[r] = f.lse_high;
+    strip.low[r] = f.lse_low;
+    strip.share[r] = static_cast<T>(share);
+    strip.target[r] = static_cast<T>(f.target + (share != 0.0 ? share * terms.weight_of(strip.index[r]) : 0.0));
+  }
+}
+
 // The factors of the rows, and the gradient at the target's class of each, before its logit may be overwritten.
 template <class L, class In>
 void start_gradient(const CrossEntropyGradientPass& pass, const Terms<typename L::T>& terms, int64_t row, int64_t run,
@@ -303,27 +382,18 @@ void start_gradient(const CrossEntropyGradientPass& pass, const Terms<typename L
   const bool plain = terms.sums() == Sums::none && terms.z_loss == 0.0 && terms.class_weight == nullptr &&
                      pass.problem.terms.row_weight.data == nullptr && up.lse.data == nullptr;
   strip.some_ignored = false;
-  for (int64_t r = 0; r < padded; ++r) {
-    const Target target = r < run ? target_of(pass.problem, row + r) : Target{-1, true, false};
+  for (T* factors : {strip.probability, strip.high, strip.low, strip.share, strip.counted, strip.at_target, strip.target})
+    std::memset(factors, 0, static_cast<size_t>(padded) * sizeof(T));
+  for (int64_t r = 0; r < run; ++r) {
+    const Target target = target_of(pass.problem, row + r);
     strip.index[r] = target.index;
-    strip.counted[r] = target.ignored ? T(0) : T(1);
-    strip.probability[r] = strip.high[r] = strip.low[r] = strip.share[r] = strip.at_target[r] = strip.target[r] = 0;
-    strip.some_ignored = strip.some_ignored || (target.ignored && r < run);
+    strip.some_ignored = strip.some_ignored || target.ignored;
     if (target.ignored) continue;
+    strip.counted[r] = T(1);
     strip.at_target[r] = static_cast<T>(widen(x[r * row_stride + target.index * logits.class_stride]));
-    if (plain) {
-      put_lse(strip, r, get<double>(up.saved_lse, row + r), get_or<double>(up.saved_lse_low, row + r, 0.0));
-      strip.probability[r] = strip.target[r] = get_or<T>(up.loss, row + r, T(0));
-      continue;
-    }
-    const RowFactors<T> f = factors_of(pass, terms, row + r, target.index);
-    const double share = terms.smoothing != 0.0 ? f.share : 0.0;
-    strip.probability[r] = static_cast<T>(f.probability);
-    strip.high[r] = f.lse_high;
-    strip.low[r] = f.lse_low;
-    strip.share[r] = static_cast<T>(share);
-    strip.target[r] = static_cast<T>(f.target + (share != 0.0 ? share * terms.weight_of(target.index) : 0.0));
   }
+  if (plain) put_plain_factors(strip, up, row, run);
+  else put_factors(strip, pass, terms, row, run);
   for (int64_t r = 0; r < padded; r += L::width) {
     const auto z = L::load(strip.at_target + r);
     const auto e = exp_of_difference<L>(L::sub(L::sub(z, L::load(strip.high + r)), L::load(strip.low + r)));

@@ -37,12 +37,21 @@ void cross_entropy_narrow(const void* context, int64_t first_row, int64_t last_r
   const Terms<T> terms(p);
   const auto states_of = states_of_strip_for<L, T>(terms.sums());
   const int64_t strip = narrow_strip(terms.classes), row_stride = innermost_stride(p.logits);
+  const bool one_piece = in_one_piece(pass, terms);
   alignas(64) T block[block_numbers];
+  Strip<T> sums;
   ColumnState<T> states[strip_rows];
   int64_t run;
   for (int64_t row = first_row; row < last_row; row += run) {
     run = smaller(smaller(strip, last_row - row), rows_left_in_run(p.logits, row));
     transpose_in(at<In>(p.logits, row, 0), row_stride, run, terms.classes, block, strip);
+    if constexpr (std::is_same_v<T, float>) {
+      if (one_piece) {
+        sums_of_strip<L>(sums, block, strip, run, terms.classes);
+        put_plain_strip<In>(pass, row, run, sums);
+        continue;
+      }
+    }
     states_of(states, block, strip, terms.class_weight, run, terms.classes);
     put_strip<T, In>(pass, terms, row, run, states);
   }

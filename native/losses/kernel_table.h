@@ -15,6 +15,10 @@ namespace xent::XENT_ISA {
 
 template <class L>
 void apply(int function, const typename L::T* x, typename L::T* y, int64_t n) {
+  if (function == 4) {
+    for (int64_t i = 0; i < n; ++i) y[i] = static_cast<typename L::T>(ln_from_root_half(static_cast<double>(x[i])));
+    return;
+  }
   for (int64_t i = 0; i < n; i += L::width) {
     const int left = static_cast<int>(smaller(n - i, L::width));
     const auto v = L::load_part(x + i, left, 0);

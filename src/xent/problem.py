@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from xent import target_checks
 from xent.errors import DeviceError, DimensionError, DtypeError, OptionError, ShapeError, TargetRangeError
 from xent.sparse_target import SparseTarget, check_sparse, summed_over_equals
-from xent.target_checks import may_be_checked
 from xent.terms import LossTerms
 
 if TYPE_CHECKING:
@@ -110,8 +110,25 @@ def counted_mask(problem: Rows | HeadRows) -> Tensor | None:
 
 
 def safe_target(problem: Rows | HeadRows) -> Tensor:
-    """Class indices with class 0 for what is ignored: its row is masked later, or its probability is 0."""
-    return problem.target.masked_fill(problem.target == problem.terms.ignore_index, 0)
+    """Class indices with class 0 for what is ignored: its row is masked later, or its probability is 0.
+
+    On a GPU, where nobody has looked, with a class of range in the place of one that is not: its row is NaN later.
+    """
+    index = problem.target.masked_fill(problem.target == problem.terms.ignore_index, 0)
+    return index if target_checks.readable_at_once(index) else index.clamp(0, problem.num_classes - 1)
+
+
+def nan_where_out_of_range(problem: Rows) -> Tensor | None:
+    """A factor for every row, (*rows) in the dtype of the statistics: NaN where a class index is out of range, else 1.
+
+    None on a CPU, where such targets raised before, and for probabilities of all classes.
+    """
+    target = problem.target
+    if problem.is_dense or target_checks.readable_at_once(target):
+        return None
+    outside = target_checks.out_of_range(target, problem.num_classes, problem.terms.ignore_index)
+    outside = outside if problem.is_hard else outside.any(-1)
+    return torch.ones(outside.shape, dtype=problem.stats_dtype, device=target.device).masked_fill(outside, torch.nan)
 
 
 def true_class(problem: Rows | HeadRows) -> Tensor:
@@ -231,31 +248,40 @@ def _target_shape_error(layout: LogitsLayout, target: Tensor) -> ShapeError:
     return ShapeError(got, need, do)
 
 
-def check_target_range(target: Tensor, num_classes: int, ignore_index: int) -> None:
-    """Raise for class indices outside [0, C) that are not `ignore_index`, where values can be read without a wait."""
-    if not _is_plain(target) or not may_be_checked(target) or target.numel() == 0:
+def check_range_of(problem: Rows | HeadRows) -> None:
+    """The same check for a canonical problem."""
+    if not problem.is_dense:
+        check_target_range(problem.target, problem.num_classes, problem.terms.ignore_index)
+
+
+def check_target_range(target: Tensor, num_classes: int, ignore_index: int, *, may_wait: bool = False) -> None:
+    """Raise for class indices outside [0, C) that are not `ignore_index`: at once on a CPU; on a GPU, if they are
+    checked there, at a later call, or where the caller waits for the GPU anyway, at once too.
+    """
+    if not _is_plain(target) or target.numel() == 0 or target.is_meta:
         return
+    if target_checks.readable_at_once(target) or (target_checks.switch.on and may_wait):
+        _raise_at_once(target, num_classes, ignore_index)
+    elif target_checks.switch.on:
+        target_checks.look_later(target, num_classes, ignore_index)
+
+
+def _raise_at_once(target: Tensor, num_classes: int, ignore_index: int) -> None:
     low, high = (int(bound) for bound in torch.aminmax(target))
     if low >= 0 and high < num_classes:
         return
-    outside = ((target < 0) | (target >= num_classes)) & (target != ignore_index)
+    outside = target_checks.out_of_range(target, num_classes, ignore_index)
     count = int(outside.sum())
     if count == 0:
         return
-    where = outside.nonzero()[0].tolist()
-    worst = target[outside]
-    values = f"{int(worst.min())} to {int(worst.max())}" if count > 1 else f"{int(worst[0])}"
-    hint = "classes count from 0: pass target - 1" if low >= 1 and high == num_classes else "mend the labels"
-    raise TargetRangeError(
-        f"{count} of {target.numel()} targets are out of bounds ({values}; the first at row {where})",
-        f"with C={num_classes} classes a target lies in [0, {num_classes - 1}] or is ignore_index={ignore_index}",
-        hint,
-    )
+    worst, where = target[outside], outside.nonzero()[0].tolist()
+    found = target_checks.Found(count, int(worst.min()), int(worst.max()), target.numel(), low)
+    raise found.error(f"row {where}", num_classes, ignore_index)
 
 
 def values_are_readable(tensor: Tensor) -> bool:
     """Whether reading a value is possible and free: not on a device, not while tracing, not inside vmap."""
-    return tensor.device.type == "cpu" and _is_plain(tensor)
+    return target_checks.readable_at_once(tensor) and _is_plain(tensor)
 
 
 def _is_plain(tensor: Tensor) -> bool:

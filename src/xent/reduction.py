@@ -31,7 +31,11 @@ def sum_of_rows(values: Tensor) -> Tensor:
 
 
 def as_denominator(normalizer: float | Tensor, total: Tensor) -> float | Tensor:
-    """The normalizer in the dtype and on the device of the sum, as a scalar."""
-    if isinstance(normalizer, Tensor):
-        return normalizer.to(device=total.device, dtype=total.dtype).reshape(())
-    return normalizer
+    """The normalizer in the dtype and on the device of the sum, as a scalar.
+
+    One on the CPU stays there: an operation on a GPU takes it as a number, and for a copy the host would wait.
+    """
+    if not isinstance(normalizer, Tensor):
+        return normalizer
+    here = normalizer if normalizer.device.type == "cpu" else normalizer.to(total.device)
+    return here.to(total.dtype).reshape(())

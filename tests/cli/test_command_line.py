@@ -40,6 +40,14 @@ def test_no_answer_that_needs_no_torch_loads_it(arguments):
     assert not HEAVY & {name.partition(".")[0] for name in result.stderr.split()}
 
 
+def test_the_module_is_the_command():
+    result = subprocess.run(
+        [sys.executable, "-m", "xent", "train", "digit"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("xent: error: there is no recipe 'digit'")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

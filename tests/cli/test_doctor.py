@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import py_compile
 import signal
 import subprocess
 import sys
@@ -121,6 +122,7 @@ def test_a_module():
     [
         ([], "no program"),
         (["nix.py"], "no file nix.py"),
+        (["notebook.ipynb"], "is a notebook"),
         (["--mute", "softmax", "script.py"], "rule 'softmax'"),
         (["--json", "none/r.json", "script.py"], "its folder must be there"),
         (["--wrong", "script.py"], "--wrong"),
@@ -128,6 +130,7 @@ def test_a_module():
 )
 def test_wrong_usage_runs_nothing(arguments, words):
     Path("script.py").write_text("print('ran')\n")
+    Path("notebook.ipynb").write_text("{}")
     result = run([*XENT, *arguments])
     assert result.returncode == 2
     assert words in result.stderr
@@ -162,6 +165,19 @@ def test_a_forked_child_reports_nothing():
     _, examined = both(script)
     assert examined.stdout.endswith("3\n")
     assert examined.stderr.count("xent doctor ·") == 1
+
+
+def test_an_ascii_terminal(monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    plain, examined = both("import sys\nprint('é', file=sys.stderr)\n")
+    assert examined.stderr == plain.stderr + "\nxent doctor - nothing was checked: the program did not import torch\n"
+
+
+def test_a_compiled_program():
+    Path("script.py").write_text("print(__name__, __file__)\n")
+    py_compile.compile("script.py", "script.pyc")
+    plain, examined = (run([*command, "script.pyc"]) for command in ([sys.executable], XENT))
+    assert (examined.stdout, examined.returncode) == (plain.stdout, 0)
 
 
 def test_variables_set_before_torch_is_imported_count(monkeypatch):

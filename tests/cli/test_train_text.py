@@ -29,6 +29,10 @@ def in_a_directory_with_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     rows = [("isda at kanin", "pagkain"), ("bahay sa ilog [bold]", "pook")] * 30
     Path("texts.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
     Path("bad.csv").write_text(Path("texts.csv").read_text() + "ragged\nx,\n")
+    Path("bytes.tsv").write_bytes(b"text\tlabel\na\tx\nb\xff\ty\n")
+    Path("label.jsonl").write_text('{"text": "a", "label": 1}\n{"text": "b"}\n')
+    Path("empty.parquet").touch()
+    Path("one.csv").write_text("text,label\na,x\nb,x\n")
 
 
 @pytest.mark.parametrize("recipe", ["text", "xor"])
@@ -47,7 +51,19 @@ WRONG = {
     "another ending": ([*COMMAND, "--data", "texts.xls"], 2, "the ending says how a table is read"),
     "wrong column": ([*QUICK, "--text-column", "body"], 2, "texts.csv has no column 'body'; its columns are ['text'"),
     "bad row": ([*COMMAND, "--data", "bad.csv"], 1, "bad.csv, row 62: 1 cell under 2 columns; "),
-    "one class": (
+    "bytes": (
+        [*COMMAND, "--data", "bytes.tsv"],
+        1,
+        "bytes.tsv, row 3: byte 1 of text is 0xff, which is no UTF-8 there",
+    ),
+    "no label": (
+        [*COMMAND, "--data", "label.jsonl"],
+        1,
+        "label.jsonl, row 2: label is missing; every row needs its text",
+    ),
+    "empty file": ([*COMMAND, "--data", "empty.parquet"], 1, "empty.parquet is empty (0 bytes)"),
+    "one class": ([*COMMAND, "--data", "one.csv"], 1, "only one class: all 2 rows are 'x'"),
+    "no tokens": (
         [*QUICK, "--text-column", "label", "--label-column", "text", "--max-tokens", "0"],
         2,
         "max_tokens is 0",
@@ -69,6 +85,7 @@ def test_what_is_wrong_is_said_in_one_line(case: str, capfd: pytest.CaptureFixtu
     assert err.count("\n") == 1
     assert out == ""
     assert not Path("runs").exists()
+    assert not [path for path in Path("cache").rglob("*") if path.is_file()]
 
 
 def test_a_run_fits_80_columns_and_counts_what_it_left_out(capfd: pytest.CaptureFixture[str]):

@@ -328,7 +328,9 @@ int check_functions(const KernelTable& k, int thinning) {
          within(k, "exp of float64", worst_of_doubles(k, 0, -745, 709.7, expl), 1.5) +
          within(k, "exp of a float64 difference", worst_of_doubles(k, 3, -745, 64, expl), 1.5) +
          within(k, "tanh of float64", worst_of_doubles(k, 1, -20, 20, tanhl), 4) +
-         within(k, "log1p of float64", worst_of_doubles(k, 2, 0, 1, log1pl), 4);
+         within(k, "log1p of float64", worst_of_doubles(k, 2, 0, 1, log1pl), 4) +
+         within(k, "ln of float64 near 1", worst_of_doubles(k, 4, 0.708, 1.5, logl), 2.5) +
+         within(k, "ln of float64", worst_of_doubles(k, 4, 1, 1e6, logl), 2.5);
 }
 
 int check_losses(const KernelTable& k, int thinning) {

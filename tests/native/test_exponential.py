@@ -85,6 +85,19 @@ def test_tanh_and_log1p(isa: str, dtype: type) -> None:
         assert float(steps.max()) <= 4  # a quotient of two values with 1.5 ulp each
 
 
+def test_ln_of_sums(isa: str) -> None:
+    """From √½ on, near 1 as well as far from it; the states of the loss hold ln in float64."""
+    x = np.concatenate(
+        [np.linspace(0.7072, 1.5, 3001), np.geomspace(1, 3e38, 3001), 1 + np.geomspace(1e-16, 1e-3, 500)]
+    )
+    got = np.empty_like(x)
+    _kernels.apply("ln", x, got)
+    with mpmath.workdps(40):
+        for value, result in zip(x, got, strict=True):
+            truth = mpmath.log(mpmath.mpf(float(value)))
+            assert abs(mpmath.mpf(float(result)) - truth) <= 2.5 * np.spacing(abs(float(truth)))
+
+
 def test_torch_arrays_are_taken_too(isa: str) -> None:
     x = torch.linspace(-5, 0, 33)
     y = torch.empty_like(x)

@@ -310,6 +310,8 @@ import spacy
 def models():
     return ["tl_calamancy_md-0.1.0", "tl_calamancy_md-0.10.0", "tl_calamancy_md-0.2.0", "tl_calamancy_lg-0.1.0"]
 def load(model):
+    if model == "tl_calamancy_lg-0.1.0":
+        raise OSError("no network:\\ntried in vain")
     assert model == "tl_calamancy_md-0.10.0", model
     return spacy.load({str(pipeline)!r})
 """
@@ -317,6 +319,8 @@ def load(model):
     monkeypatch.syspath_prepend(tmp_path)
     learner = text.build(with_vectors(small, Path("tl_calamancy_md")))
     assert learner.data.texts.vectors.shape[1] == 200
+    with pytest.raises(DataError, match=r"can't load tl_calamancy_lg-0.1.0 \(no network: tried in vain\)"):
+        text.build(with_vectors(small, Path("tl_calamancy_lg")))
     with pytest.raises(OptionError, match="calamanCy has no pipeline tl_calamancy_xl"):
         text.build(with_vectors(small, Path("tl_calamancy_xl")))
 

@@ -86,6 +86,32 @@ def test_a_directory_that_is_no_model(model: Path, tmp_path: Path, capsys: Any) 
     assert "can't be read" in _refused(capsys, tmp_path / "bare", texts, "--tokenizer", model)
 
 
+def test_a_model_that_was_saved_without_its_head(tmp_path: Path, capsys: Any) -> None:
+    """transformers would make the head up at random."""
+    texts = tmp_path / "texts.txt"
+    texts.write_text("the cat")
+    write_model(tmp_path / "whole").model.save_pretrained(tmp_path / "whole")
+    assert "lacks lm_head.weight; weights that are not in its files would be random" in _refused(
+        capsys, tmp_path / "whole", texts
+    )
+
+
+def test_a_model_that_sees_later_tokens(model: Path, tmp_path: Path, capsys: Any) -> None:
+    from transformers import BertConfig, BertLMHeadModel
+
+    texts = tmp_path / "texts.txt"
+    texts.write_text("the cat")
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    for is_decoder in (False, True):
+        bert = BertLMHeadModel(BertConfig(vocab_size=400, is_decoder=is_decoder, initializer_range=0.5, **sizes))
+        bert.save_pretrained(tmp_path / "bert")
+        command = [tmp_path / "bert", texts, "--tokenizer", model]
+        if is_decoder:
+            assert run(["score", *map(str, command)]) == 0
+        else:
+            assert "a BertLMHeadModel whose predictions change with later tokens" in _refused(capsys, *command)
+
+
 def test_options_that_do_not_fit(model: Path, tmp_path: Path, capsys: Any) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("the cat")

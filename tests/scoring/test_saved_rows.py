@@ -72,8 +72,7 @@ def test_a_bad_row_is_named_or_skipped(change: Any, said: str, tmp_path: Path, c
     assert run(command) == 1
     assert said in capsys.readouterr().err
     assert not out.exists()
-    for left in (tmp_path / "scores.jsonl.parts").iterdir():
-        left.unlink()
+    assert not (tmp_path / "scores.jsonl.parts").exists()
     assert run([*command, "--skip-bad", "--json"]) == 0
     totals = json.loads(capsys.readouterr().out)
     assert (totals["tokens"], totals["skipped"]) == (5, 1)
@@ -119,3 +118,24 @@ def test_runs_are_scored_with_their_own_rows(tmp_path: Path, monkeypatch: Any, c
     totals = json.loads(capsys.readouterr().out)
     assert totals["nats_per_token"] == pytest.approx(metrics[-1]["validation"]["loss"], rel=1e-6)
     assert totals["accuracy"] == pytest.approx(metrics[-1]["validation"]["accuracy"], abs=1e-9)
+
+
+def test_the_validation_rows_of_a_text_run(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    pytest.importorskip("pyarrow")
+    monkeypatch.setenv("XENT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    lines = [("isda at kanin", "a"), ("bahay sa ilog", "b"), ("bundok", "c")] * 20
+    Path("t.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in lines))
+    small = ["--features", "4", "--hidden", "4", "--epochs", "1", "--threads", "1", "--no-watch", "--out", "run"]
+    assert run(["train", "text", "--data", "t.csv", *small]) == 0
+    metrics = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])["validation"]
+    capsys.readouterr()
+    assert run(["score", "run", "--out", "rows.jsonl", "--json"]) == 0
+    totals = json.loads(capsys.readouterr().out)
+    rows = [json.loads(line) for line in Path("rows.jsonl").read_text().splitlines()]
+    assert totals["tokens"] == len(rows) == 6
+    # the same float32 logits, summed in float64 here
+    assert totals["nats_per_token"] == pytest.approx(metrics["loss"], rel=1e-6)
+    assert totals["accuracy"] == metrics["accuracy"]
+    assert run(["score", "run", "t.csv"]) == 2
+    assert "such a run has its own rows" in capsys.readouterr().err

@@ -6,14 +6,15 @@ import atexit
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xent.cli._program import Program, run
 from xent.cli._torch_arrival import when_torch_arrives
+from xent.report._letters import PLAIN
 
 if TYPE_CHECKING:
     from xent.inspection import Report
@@ -79,16 +80,11 @@ class Examination:
             return
         try:
             if self._report is None:
-                print(f"\nxent doctor · nothing was checked: {_NO_TORCH}", file=stream, flush=True)
+                with _in_letters_it_has(stream):
+                    print(f"\nxent doctor · nothing was checked: {_NO_TORCH}", file=stream, flush=True)
                 return
-            from rich.console import Console
-
-            console = Console(file=stream, highlight=False, soft_wrap=False)
-            if not console.is_terminal and "COLUMNS" not in os.environ:
-                console.width = 80
-            console.print()
-            console.print(self._report)
-            stream.flush()
+            with _in_letters_it_has(stream):
+                _show(self._report, stream)
         except (OSError, ValueError):
             pass  # nobody reads it
 
@@ -113,6 +109,28 @@ class Examination:
             os.kill(os.getpid(), number)
 
         signal.signal(signal.SIGTERM, terminated)
+
+
+def _show(report: Report, stream: Any) -> None:
+    from rich.console import Console
+
+    console = Console(file=stream, highlight=False, soft_wrap=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 80
+    console.print()
+    console.print(report)
+    stream.flush()
+
+
+@contextmanager
+def _in_letters_it_has(stream: Any) -> Iterator[None]:
+    """The program's own stderr writes an escape where an ASCII terminal has no such letter."""
+    before = stream.errors
+    stream.reconfigure(errors=PLAIN)
+    try:
+        yield
+    finally:
+        stream.reconfigure(errors=before)
 
 
 def _empty_report(choices: Choices) -> Report:

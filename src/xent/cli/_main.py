@@ -18,6 +18,7 @@ from xent.cli import score as score_command
 from xent.cli import watch as watch_command
 from xent.cli._interrupts import INTERRUPTED, Stopped, was_interrupted
 from xent.errors import OptionError, XentError
+from xent.report._letters import PLAIN
 
 FAILED, WRONG_USAGE = 1, 2
 ERRORS: dict[Any, str] = {}  # how the streams met what they could not encode, before our commands changed it
@@ -72,7 +73,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         ERRORS.setdefault(stream, stream.errors)  # pyright: ignore[reportArgumentType]
-        stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]  (├ on an ASCII terminal)
+        stream.reconfigure(errors=PLAIN)  # pyright: ignore[reportAttributeAccessIssue]
     try:
         status = app(arguments, prog_name="xent", standalone_mode=False)
         sys.stdout.flush()

@@ -9,7 +9,7 @@ import sys
 import zipfile
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.machinery import SourceFileLoader
+from importlib.machinery import SourceFileLoader, SourcelessFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
 
@@ -40,6 +40,12 @@ class Program:
         """
         if self.script is not None and self.script != "-" and not Path(self.script).exists():
             raise OptionError(f"no file {self.script}", "a program is run", "pass the path of a script, or -m MODULE")
+        if self.script is not None and self.script.endswith(".ipynb"):
+            raise OptionError(
+                f"{self.script} is a notebook",
+                "a program is run",
+                "jupyter nbconvert --to script makes one of it; in a cell: with xent.doctor() as report: …",
+            )
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,9 @@ def _compiled(script: str, main: ModuleType) -> CodeType:
     path = os.path.join(os.getcwd(), script)  # noqa: PTH109, PTH118  (as Python does: not normalised)
     main.__file__ = path
     main.__cached__ = None  # type: ignore[attr-defined]
+    if script.endswith(".pyc"):
+        main.__loader__ = SourcelessFileLoader("__main__", path)
+        return main.__loader__.get_code("__main__")  # type: ignore[return-value]  (or ImportError, as in Python)
     main.__loader__ = SourceFileLoader("__main__", path)
     with io.open_code(path) as file:
         return compile(file.read(), path, "exec", dont_inherit=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xent.cli._training_command import Place, TrainingCommand, typed_options
-from xent.errors import OptionError, RunError, XentError
+from xent.cli._parallel_command import PATIENCE, ParallelCommand, Sharing
+from xent.cli._training_command import Place, typed_options
+from xent.errors import OptionError
 from xent.recipes.language_model_config import (
     DEFAULT_HEADS,
     DEFAULT_LR,
@@ -38,7 +39,7 @@ EPILOG = (
 )
 _ABOUT_THE_COMMAND = (
     *("paths", "sample", "prompt", "temperature", "out", "resume", "as_json", "watch"),
-    *("shard", "vocab_parallel"),
+    *("shard", "vocab_parallel", "patience"),
 )
 _DEFAULT, _SAMPLE = LanguageModelConfig(), SampleOptions()
 
@@ -103,6 +104,7 @@ def language_model(
         bool, typer.Option("--shard", help="Under torchrun: spread all parameters over the processes (FSDP2).")
     ] = False,
     vocab_parallel: Annotated[int, _count("Under torchrun: processes that share the vocabulary.")] = 1,
+    patience: Annotated[int, _count("Under torchrun: seconds to wait for a process that does not answer.")] = PATIENCE,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="The new run's directory. [dim]default: runs/language_model-N[/dim]"),
@@ -122,7 +124,8 @@ def language_model(
         typed["context"] = typed.pop("window")  # Typer's own context has the name
     if paths:
         typed["data"] = _with_more(typed.get("data"), paths)
-    command = LanguageModelCommand(SampleOptions(sample, prompt, temperature), shard, vocab_parallel)
+    sharing = Sharing(shard, vocab_parallel, patience)
+    command = LanguageModelCommand(sharing, SampleOptions(sample, prompt, temperature))
     return command.run(typed, Place(out, resume, as_json, watch))
 
 
@@ -136,34 +139,12 @@ def _with_more(data: list[str] | None, paths: list[str]) -> list[str]:
     return [*data, *paths]
 
 
-@dataclass(frozen=True)
-class LanguageModelCommand(TrainingCommand):
+class LanguageModelCommand(ParallelCommand):
     """What is the language_model recipe's own."""
 
-    text: SampleOptions
-    shard: bool = False
-    vocab_parallel: int = 1
-
-    def _open(self, typed: dict[str, Any], place: Place) -> tuple[LanguageLearner, RunDirectory]:
-        """Begin or resume, with all the processes that torchrun started."""
-        config = None if place.resume else self.config(typed)
-        from xent.recipes._worker_runs import open_together
-        from xent.recipes._workers import ParallelOptions, restarted, start_workers
-
-        workers = start_workers(ParallelOptions(self.shard, self.vocab_parallel))
-        if workers.is_alone and not restarted():
-            return super()._open(typed, place)
-        learner, run = open_together(workers, self.recipe(), config, place.out, place.resume, typed)
-        learner.join(workers)
-        return learner, run
-
-    def reports(self, learner: LanguageLearner) -> bool:
-        """Whether this process is the one that does."""
-        return learner.workers.is_first
-
-    def close(self, learner: LanguageLearner) -> None:
-        """Leave the other processes."""
-        learner.workers.close()
+    def __init__(self, sharing: Sharing, text: SampleOptions) -> None:
+        super().__init__(sharing)
+        self.text = text
 
     def config(self, typed: dict[str, Any]) -> LanguageModelConfig:
         """The options of a new run."""
@@ -213,24 +194,14 @@ class LanguageModelCommand(TrainingCommand):
         """Train up to the last epoch."""
         from xent.recipes import language_model
 
-        try:
-            language_model.train(learner, run, display)
-        except RuntimeError as error:
-            if learner.workers.is_alone or isinstance(error, XentError):
-                raise
-            raise RunError(
-                f"rank {learner.workers.rank} lost the others after epoch {learner.epoch} ({_first_line(error)})",
-                "all ranks must live until the training is over",
-                f"read what the rank that ended first printed, then go on under torchrun with {run.resume_command}",
-            ) from error
+        language_model.train(learner, run, display)
 
     def show(self, learner: LanguageLearner, console: Console) -> dict[str, Any]:
         """A text that the model writes."""
-        if not self.text.tokens:
+        if not self.text.tokens or not self.workers.is_first:
             return {}
-        is_first, learner = learner.workers.is_first, learner.whole()
-        if not is_first:
-            return {}
+        if self.opened and not self.workers.is_alone:
+            learner = learner.alone(self.opened[1].model())
         from rich.text import Text
 
         from xent.recipes._sampling import printable, sample
@@ -245,10 +216,6 @@ class LanguageModelCommand(TrainingCommand):
         console.print(Text(printable(prompt), style="bold").append(printable(text), style="not bold"), soft_wrap=True)
         console.print()
         return {"sample": {"prompt": prompt, "text": text, "temperature": self.text.temperature}}
-
-
-def _first_line(error: RuntimeError) -> str:
-    return str(error).strip().splitlines()[0][:200]
 
 
 def _shortened(prompt: str) -> str:

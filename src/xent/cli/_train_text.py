@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from xent.cli._interrupts import interrupts_let_through
-from xent.cli._training_command import Place, TrainingCommand, typed_options
+from xent.cli._parallel_command import PATIENCE, ParallelCommand, Sharing
+from xent.cli._training_command import Place, typed_options
 from xent.recipes._run_options import check_count
 from xent.recipes.text_config import DEFAULT_FEATURES, DEFAULT_MIN_COUNT, Pooling, TextConfig
 
@@ -32,7 +33,7 @@ EPILOG = (
     "  xent train text --data balita.jsonl --vectors tl_calamancy_md --stop-words stopwords-tl.txt\n\n"
     "  xent train text --resume runs/text-1 --epochs 20"
 )
-_ABOUT_THE_COMMAND = ("processes", "out", "resume", "as_json", "watch")
+_ABOUT_THE_COMMAND = ("processes", "patience", "out", "resume", "as_json", "watch")
 _DEFAULT = TextConfig()
 _SHOWN_CHARACTERS = 300  # of a text, in the records
 
@@ -84,6 +85,7 @@ def text(
     batch_size: Annotated[int, _count("Rows per step.")] = _DEFAULT.batch_size,
     seed: Annotated[int, _count("Fixes split, first weights and order.")] = _DEFAULT.seed,
     threads: Annotated[int | None, _count("Threads of the run. [dim]default: torch's[/dim]")] = None,
+    patience: Annotated[int, _count("Under torchrun: seconds to wait for a process that does not answer.")] = PATIENCE,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The new run's directory. [dim]default: runs/text-N[/dim]")
     ] = None,
@@ -99,14 +101,15 @@ def text(
     """
     check_count("processes", processes, 1024)
     typed = typed_options(context, _ABOUT_THE_COMMAND)
-    return TextCommand(processes).run(typed, Place(out, resume, as_json, watch))
+    return TextCommand(Sharing(patience=patience), processes).run(typed, Place(out, resume, as_json, watch))
 
 
-@dataclass(frozen=True)
-class TextCommand(TrainingCommand):
+class TextCommand(ParallelCommand):
     """What is the text recipe's own."""
 
-    processes: int
+    def __init__(self, sharing: Sharing, processes: int) -> None:
+        super().__init__(sharing)
+        self.processes = processes
 
     def config(self, typed: dict[str, Any]) -> TextConfig:
         """The options of a new run."""

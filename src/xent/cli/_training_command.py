@@ -99,7 +99,7 @@ class TrainingCommand(ABC):
             with interrupts_held():  # an import or a new directory half done helps nobody
                 learner, run = self._open(typed, place)
             first_epoch = learner.epoch
-            opening = self._opening(learner, run, resumed=place.resume is not None)
+            opening = self._opening(learner, run, resumed=place.resume is not None or learner.epoch > 0)
             console = _console(place.as_json, opening, quiet=not self.reports(learner))
             shown = self._train(learner, run, console, watch=place.watch)
             if place.as_json and self.reports(learner):

@@ -16,6 +16,7 @@ from xent.errors import OptionError
 if TYPE_CHECKING:
     from xent.scoring._corpora import Corpus
     from xent.scoring._score_files import ScoreFiles
+    from xent.scoring._sharing import Sharing
     from xent.scoring._text_scores import LanguageModel, Reading
     from xent.scoring.score import Scored
 
@@ -24,7 +25,8 @@ EPILOG = (
     "  xent score gpt2 reviews.parquet --text-column review --out scores.parquet --html scores.html\n\n"
     "  xent score ./my-model book.txt --stride 512\n\n"
     "  xent score runs/language_model-1 texts.jsonl --out scores.jsonl\n\n"
-    "  xent score --logits logits.npy --targets labels.npy"
+    "  xent score --logits logits.npy --targets labels.npy\n\n"
+    "  torchrun --nproc-per-node 4 --no-python xent score ./my-model texts.jsonl --out scores.jsonl"
 )
 Beginning = Literal["auto", "bos", "eos", "none"]
 
@@ -72,38 +74,42 @@ def score(
     """Score a corpus: the surprisal of every token, its rank, and the entropy of what was predicted.
 
     Totals are sums over tokens: nats, bits per token, byte and character, perplexity of a token, a word and a byte. A
-    command that was stopped goes on where it was when it is given again with the same --out.
+    command that was stopped goes on where it was when it is given again with the same --out. Under torchrun the
+    processes share the work, and one of them reports.
     """
-    if html is not None and html.suffix != ".html":
-        raise OptionError(f"--html {html}", "a page is a file that ends in .html", f"pass such as {html.stem}.html")
-    if (logits is None) != (targets is None):
-        missing = "--targets" if targets is None else "--logits"
-        raise OptionError(f"no {missing}", "saved logits are scored against targets", f"pass {missing}")
-    if (model is None) == (logits is None):
-        got = "neither a model nor --logits" if model is None else f"a model ({model}) and --logits"
-        raise OptionError(got, "one of the two is scored", "pass one; see xent score --help")
-    with interrupts_held():
-        from xent.scoring import _text_scores
-        from xent.scoring._score_files import check_out
-    if out is not None:
-        check_out(out)  # before a model is loaded
-    output = _Output(out, html, as_json, skip_bad)
-    if model is None:
-        return _score_saved(logits or "", targets or "", ignore_index, output)  # both are there, as checked above
-    run = _recipe(Path(model))
-    if run == "digits":
-        _no_texts(texts, model)
-        from xent.scoring._saved_rows import digits_rows
+    from xent.scoring._sharing import sharing_of_processes
 
-        return output.rows(digits_rows(Path(model)), ignore_index)
-    reading = _text_scores.Reading(context, stride, batch_size)
-    if run is not None:
-        return _score_run(Path(model), run, _Texts(texts, text_column, lines, bos), reading, output)
-    from xent.scoring._hub_models import HubOptions, load_hub_model
+    with sharing_of_processes() as sharing:
+        if html is not None and html.suffix != ".html":
+            raise OptionError(f"--html {html}", "a page is a file that ends in .html", f"pass such as {html.stem}.html")
+        if (logits is None) != (targets is None):
+            missing = "--targets" if targets is None else "--logits"
+            raise OptionError(f"no {missing}", "saved logits are scored against targets", f"pass {missing}")
+        if (model is None) == (logits is None):
+            got = "neither a model nor --logits" if model is None else f"a model ({model}) and --logits"
+            raise OptionError(got, "one of the two is scored", "pass one; see xent score --help")
+        with interrupts_held():
+            from xent.scoring import _text_scores
+            from xent.scoring._score_files import check_out
+        if out is not None:
+            check_out(out)  # before a model is loaded
+        output = _Output(out, html, as_json, skip_bad, sharing)
+        if model is None:
+            return _score_saved(logits or "", targets or "", ignore_index, output)  # both are there, as checked above
+        run = _recipe(Path(model))
+        if run == "digits":
+            _no_texts(texts, model)
+            from xent.scoring._saved_rows import digits_rows
 
-    corpus = _Texts(texts, text_column, lines, bos).corpus(skip_bad)
-    loaded = load_hub_model(model, HubOptions(tokenizer, bos, dtype, device))
-    return output.texts(loaded, corpus, _text_scores.check_reading(reading, loaded))
+            return output.rows(digits_rows(Path(model)), ignore_index)
+        reading = _text_scores.Reading(context, stride, batch_size)
+        if run is not None:
+            return _score_run(Path(model), run, _Texts(texts, text_column, lines, bos), reading, output)
+        from xent.scoring._hub_models import HubOptions, load_hub_model
+
+        corpus = _Texts(texts, text_column, lines, bos).corpus(skip_bad)
+        loaded = load_hub_model(model, HubOptions(tokenizer, bos, dtype, sharing.device(device)))
+        return output.texts(loaded, corpus, _text_scores.check_reading(reading, loaded))
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,7 @@ def _recipe(path: Path) -> str | None:
 
 def _no_texts(texts: Path | None, model: str) -> None:
     if texts is not None:
-        raise OptionError(f"{model} and {texts}", "a run of digits has its own rows", "leave the texts out")
+        raise OptionError(f"{model} and {texts}", "such a run has its own rows", "leave the texts out")
 
 
 def _score_saved(logits: str, targets: str, ignore_index: int, output: _Output) -> int:
@@ -159,9 +165,14 @@ def _score_run(path: Path, recipe: str, texts: _Texts, reading: Reading, output:
     from xent.scoring._run_models import RunModel
     from xent.scoring._text_scores import check_reading
 
+    if recipe == "text":
+        _no_texts(texts.path, str(path))
+        from xent.scoring._run_rows import text_rows
+
+        return output.rows(text_rows(path), ignore_index=-100)
     if recipe != "language_model":
         raise OptionError(
-            f"{path} is a run of {recipe}", "runs of language_model and digits are scored", "pass one of these"
+            f"{path} is a run of {recipe}", "runs of language_model, text and digits are scored", "pass one of these"
         )
     if texts.beginning not in ("auto", "none"):
         raise OptionError(f"--bos {texts.beginning}", "a run has no such token", "pass --bos none")
@@ -181,6 +192,7 @@ class _Output:
     html: Path | None
     as_json: bool
     skip_bad: bool
+    sharing: Sharing
 
     def texts(self, model: LanguageModel, corpus: Corpus, reading: Reading) -> int:
         """Score texts and say what came out."""
@@ -194,7 +206,7 @@ class _Output:
             f"beginning  {model.beginning()}",
             *model.notes,
         ]
-        scored = self._run(opening, files, lambda told: score_corpus(model, corpus, reading, files, told))
+        scored = self._run(opening, files, lambda told: score_corpus(model, corpus, reading, files, self.sharing, told))
         return self._say(scored, opening, "text", f"{model.describe()} on {corpus.describe()}")
 
     def rows(self, rows: Any, ignore_index: int) -> int:
@@ -203,7 +215,8 @@ class _Output:
 
         files = self._files({**rows.identity, "skip_bad": self.skip_bad})
         opening = [f"rows       {rows.source}: {len(rows.targets):,} of {rows.num_classes:,} classes"]
-        scored = self._run(opening, files, lambda told: score_rows(rows, ignore_index, self.skip_bad, files, told))
+        work = lambda told: score_rows(rows, ignore_index, self.skip_bad, files, self.sharing, told)  # noqa: E731
+        scored = self._run(opening, files, work)
         return self._say(scored, opening, "row", rows.source)
 
     def _files(self, identity: dict[str, Any]) -> ScoreFiles | None:
@@ -212,28 +225,28 @@ class _Output:
         import xent
         from xent.scoring._score_files import ScoreFiles
 
-        return ScoreFiles(self.out, {"xent": xent.__version__, **identity})
+        identity = {"xent": xent.__version__, **identity}
+        files = ScoreFiles(self.out, identity) if self.sharing.is_first else None
+        self.sharing.begun()
+        return files or ScoreFiles(self.out, identity)
 
-    def _run(self, opening: list[str], files: ScoreFiles | None, work: Any) -> Scored:
+    def _run(self, opening: list[str], files: ScoreFiles | None, work: Any) -> Scored | None:
         from rich.console import Console
 
-        if not self.as_json:
+        if self.sharing.is_first and not self.as_json:
             typer.echo("\n".join(opening))
         try:
-            with Console(stderr=True).status("scoring") as status:
-                count = 0
-
-                def told(tokens: int) -> None:
-                    nonlocal count
-                    count += tokens
-                    status.update(f"scoring: {count:,} so far")
-
-                return work(told)
+            with Console(stderr=True, quiet=not self.sharing.is_first).status("scoring") as status:
+                return work(lambda tokens: status.update(f"scoring: {tokens:,} so far"))
         except KeyboardInterrupt:
-            where = f"give the command again to go on from {files.parts}" if files else "nothing was written"
-            raise Stopped(where) from None
+            has_parts = files is not None and files.parts.is_dir()
+            where = f"give the command again to go on from {files.parts}" if has_parts else "nothing was written"
+            why = "SIGTERM came, as it does when another rank has ended; " if self.sharing.terminated else ""
+            raise Stopped(why + where) from None
 
-    def _say(self, scored: Scored, opening: list[str], kind: str, title: str) -> int:
+    def _say(self, scored: Scored | None, opening: list[str], kind: str, title: str) -> int:
+        if scored is None:  # rank 0 says it
+            return 0
         if self.html is not None:
             from xent.scoring._heat_map import write_heat_map
 

@@ -79,7 +79,7 @@ class Agreeing:
             raise ShapeError("no rank has a class", "a loss needs at least one", "pass the shards of the logits")
         shard = replace(shard, start=starts[self.ranks.rank], total=starts[-1])
         if not shard.is_dense:
-            check_target_range(shard.target, starts[-1], shard.terms.ignore_index)
+            check_target_range(shard.target, starts[-1], shard.terms.ignore_index, may_wait=True)
         sums = headers[:, _FIELDS.index("mass")].contiguous().view(torch.float64)
         return shard, Agreement(starts, sums * (shard.terms.label_smoothing / shard.total))
 

@@ -85,10 +85,17 @@ def is_constant(expression: Expression) -> bool:
     return isinstance(expression, Known) and expression.is_factor
 
 
+def is_log_softmax(table: Expression) -> bool:
+    """Whether a log-softmax made it, kept whole or, by the Triton column, as what it is made of."""
+    return isinstance(table, LogProbabilities) or (isinstance(table, Elementwise) and table.name == "LogSoftmax")
+
+
 def class_dim_of(table: Expression) -> int | None:
     """The dimension over which `table` is normalised log-probabilities; None if it is not."""
     if isinstance(table, LogProbabilities):
         return table.class_dim
+    if is_log_softmax(table):
+        return len(table.shape) - 1
     if isinstance(table, View) and table.same_places:
         return class_dim_of(table.base)
     if not isinstance(table, Elementwise) or not (table.name == "Log" or table.name.startswith("Add")):

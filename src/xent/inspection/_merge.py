@@ -18,7 +18,7 @@ from xent.inspection._binary_by_hand import logarithms_of, pairs_of, term_by_han
 from xent.inspection._groups import Group, HowReduced, Picked, per_row, picked_of, scores_rows
 from xent.inspection._join import joined
 from xent.inspection._leaves import ClassSums, Leaf, LogSumExps, Other, Picks, Whole, leaf_rows
-from xent.inspection._linear_parts import class_dim_of
+from xent.inspection._linear_parts import class_dim_of, is_log_softmax
 from xent.inspection._reduction_words import reduced_like
 from xent.inspection._scores import LogitScores, Scores, TableScores
 from xent.inspection._smoothing import quotient, smoothing_of, weight_of_sums
@@ -255,7 +255,6 @@ def _written(group: Group) -> str:
     if group.lses:
         return "logsumexp − logit"
     named = group.picks[0][0].name if group.picks else ""
-    kind = type(group.base).__name__
-    if kind != "LogProbabilities":
+    if not is_log_softmax(group.base):
         return f"{named or 'picked'} on log-probabilities made by hand"
     return "nll_loss of log_softmax" if named else "log_softmax, by hand"

@@ -195,18 +195,18 @@ def _log_sum_exp(fold: Fold, edge: Edge) -> Tensor:
     saved = edge.saved_tensors()
     if edge.node.terms.softcap is not None or edge.node.terms.logit_scale != 1:
         raise Unreadable(edge, "the log-sum-exp of scaled or capped logits")
-    logits = _read_or(edge.operands[0], saved[0])
+    logits = read_or(edge.operands[0], saved[0])
     leaf = LogSumExps(saved[4].reshape(-1), logits, len(logits.shape) - 1)
     return fold.leaf(leaf).reshape(edge.shape)
 
 
 def _whole_log_sum_exp(fold: Fold, edge: Edge) -> Tensor:
     logits, exact_lse = edge.saved_tensors()
-    table = _read_or(edge.operands[0], logits)
+    table = read_or(edge.operands[0], logits)
     return fold.leaf(LogSumExps(exact_lse.reshape(-1), table, len(table.shape) - 1)).reshape(edge.shape)
 
 
-def _read_or(edge: Edge | None, saved: Tensor) -> Expression:
+def read_or(edge: Edge | None, saved: Tensor) -> Expression:
     """The logits as the graph makes them, so that a pick of them is known to be of the same; else as saved."""
     try:
         return Known(saved) if edge is None else expression_of(edge)

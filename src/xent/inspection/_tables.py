@@ -63,6 +63,7 @@ def constant(edge: Edge, name: str) -> Expression:
 
 
 def _from_function(edge: Edge) -> Expression:
+    from xent.inspection._triton_sources import table_of
     from xent.ops.native import log_softmax, logsumexp
 
     if edge.function is log_softmax._LogSoftmax:
@@ -70,7 +71,10 @@ def _from_function(edge: Edge) -> Expression:
         return LogProbabilities(result, class_dim=result.ndim - 1, behind=edge.operands[0])
     if edge.function is logsumexp._LogSumExp:
         return Known(edge.saved_tensors()[1].reshape(edge.shape))
-    raise Unreadable(edge, "a function written in Python")
+    of_triton = table_of(edge)
+    if of_triton is None:
+        raise Unreadable(edge, "a function written in Python")
+    return of_triton
 
 
 def _from_torch(edge: Edge) -> Expression:

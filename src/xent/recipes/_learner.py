@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from xent.errors import RunError
 from xent.recipes._checkpoint import Checkpoint
@@ -72,9 +72,13 @@ class Learner(Generic[OptionsT, DataT, ModelT]):
         """Files that a new run begins with, besides those that every run has."""
         return {}
 
-    def weights(self) -> dict[str, Tensor]:
-        """The weights by name, whole on every rank."""
-        return self.model.state_dict()
+    def save(self, run: RunDirectory, metrics_bytes: int) -> None:
+        """Write weights and checkpoint to the run.
+
+        Raises:
+            RunError: one can't be written; earlier checkpoints are intact.
+        """
+        run.save(self.checkpoint(metrics_bytes), self.model.state_dict())
 
     def checkpoint(self, metrics_bytes: int) -> Checkpoint:
         """Where it stands, with the length of metrics.jsonl that belongs to it."""
@@ -99,5 +103,5 @@ def finish_epoch(learner: Learner, run: RunDirectory, metrics: dict[str, Any]) -
     learner.epoch += 1
     record = {"epoch": learner.epoch, **metrics}
     metrics_bytes = run.append_metrics(record)
-    run.save(learner.checkpoint(metrics_bytes), learner.weights())
+    learner.save(run, metrics_bytes)
     return record

@@ -1,11 +1,12 @@
-"""A decoder over many processes: replicas, shards of every parameter, or a vocabulary in parts; and whole again.
+"""A model over many processes: replicas, shards of every parameter, or a vocabulary in parts.
 
-Whatever the way, a checkpoint holds whole tensors under the names that one process gives them: a run goes on with any
-number of processes.
+Whatever the way, a checkpoint knows of each piece where it lies in the whole, under the names that one process gives
+them: a run goes on with any number of processes.
 """
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -13,8 +14,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xent.recipes._decoder import Decoder
+from xent.recipes._pieces import Piece, piece_of
+from xent.recipes._training_state import MODEL, OPTIMIZER
 from xent.recipes._workers import Workers
+
+_VOCABULARY = "embedding.weight"
 
 
 class VocabularyShard(nn.Module):
@@ -24,7 +28,7 @@ class VocabularyShard(nn.Module):
         super().__init__()
         self.group = group
         parts = whole_VD.tensor_split(dist.get_world_size(group))
-        self.start = sum(len(part) for part in parts[: dist.get_rank(group)])
+        self.start, self.total = sum(len(part) for part in parts[: dist.get_rank(group)]), len(whole_VD)
         self.weight = nn.Parameter(parts[dist.get_rank(group)].clone())
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -50,37 +54,38 @@ class _SumOverRanks(torch.autograd.Function):
         return gradients[0], None
 
 
+def _no_buffers() -> dict[str, Any]:
+    """That buffers are not sent at every step: they are word vectors, which do not change. Newer torch renamed it."""
+    known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+    return {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
+
+
 class ParallelModel:
-    """A decoder as the processes train it.
+    """A model as the processes train it.
 
     Attributes:
-        model: the decoder, changed in place.
-        forward: tokens (B, T) → hidden states (B, T, D), with the wrapper's collectives.
+        model: the model, changed in place; with `vocab_parallel` it has an `embedding`, which is also its head.
+        forward: the model, with the wrapper's collectives.
     """
 
-    def __init__(self, model: Decoder, workers: Workers) -> None:
-        self.model, self.workers = model, workers
+    def __init__(self, model: nn.Module, workers: Workers) -> None:
+        self.model, self.workers, self._vocabulary = model, workers, None
         if workers.options.vocab_parallel > 1:
-            shard: Any = VocabularyShard(model.embedding.weight.detach(), workers.vocab_group)
-            model.embedding = shard
+            embedding: Any = model.embedding
+            self._vocabulary = VocabularyShard(embedding.weight.detach(), workers.vocab_group)
+            model.embedding = self._vocabulary
         self.forward: Any = model
         if workers.options.shard:
             from torch.distributed.fsdp import fully_shard
 
             self.forward = fully_shard(model, mesh=workers.data_mesh)
         elif workers.data_size > 1:
-            self.forward = nn.parallel.DistributedDataParallel(model, process_group=workers.data_group)
+            self.forward = nn.parallel.DistributedDataParallel(model, process_group=workers.data_group, **_no_buffers())
 
-    def whole(self, name: str, tensor: Tensor) -> Tensor:
-        """The whole of a parameter, or of a tensor that lies as it does."""
-        if hasattr(tensor, "full_tensor"):
-            return tensor.full_tensor()  # pyright: ignore[reportAttributeAccessIssue]
-        embedding = self.model.embedding
-        if not isinstance(embedding, VocabularyShard) or name != "embedding.weight" or not tensor.ndim:
-            return tensor.detach()
-        parts: list[Any] = [None] * dist.get_world_size(embedding.group)
-        dist.all_gather_object(parts, tensor.detach(), group=embedding.group)
-        return torch.cat(parts)
+    def piece(self, name: str, tensor: Tensor) -> Piece:
+        """This rank's piece of a parameter, or of a tensor that lies as it does."""
+        shard = self._vocabulary
+        return piece_of(tensor, shard.start, shard.total) if shard and name == _VOCABULARY else piece_of(tensor)
 
     def part(self, name: str, whole: Tensor) -> Tensor:
         """This rank's part of a whole tensor that lies as the parameter does."""
@@ -89,24 +94,21 @@ class ParallelModel:
             from torch.distributed.tensor import distribute_tensor
 
             return distribute_tensor(whole, parameter.device_mesh, parameter.placements)  # pyright: ignore[reportAttributeAccessIssue]
-        embedding = self.model.embedding
-        if whole.ndim and isinstance(embedding, VocabularyShard) and name == "embedding.weight":
-            return whole[embedding.start : embedding.start + len(embedding.weight)].clone()
+        shard = self._vocabulary
+        if whole.ndim and shard and name == _VOCABULARY:
+            return whole[shard.start : shard.start + len(shard.weight)].clone()
         return whole.clone()
 
-    def state(self) -> dict[str, Tensor]:
-        """The whole parameters by name."""
+    def pieces(self, optimizer: torch.optim.Optimizer) -> dict[str, Piece]:
+        """This rank's pieces of weights and optimizer state, under the names of `state_tensors`."""
         reshard = getattr(self.model, "reshard", None)
         if self.workers.options.shard and reshard is not None:
             reshard()
-        return {name: self.whole(name, value).detach() for name, value in self.model.state_dict().items()}
-
-    def moments(self, optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
-        """The whole optimizer state by the number of the parameter."""
-        found: dict[int, dict[str, Tensor]] = {}
+        found = {MODEL + name: self.piece(name, value) for name, value in self.model.state_dict().items()}
         for number, (name, parameter) in enumerate(self.model.named_parameters()):
-            values = optimizer.state.get(parameter, {})
-            found[number] = {key: self.whole(name, value) for key, value in values.items() if isinstance(value, Tensor)}
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    found[f"{OPTIMIZER}{number}.{key}"] = self.piece(name, value) if value.ndim else piece_of(value)
         return found
 
     def restore_moments(self, optimizer: torch.optim.Optimizer, moments: dict[int, dict[str, Tensor]]) -> None:
@@ -117,8 +119,8 @@ class ParallelModel:
 
     def clip(self, most: float) -> None:
         """Scale gradients so that the norm of all of them, over all ranks, is at most `most`."""
-        embedding = self.model.embedding
-        if not isinstance(embedding, VocabularyShard):
+        embedding = self._vocabulary
+        if embedding is None:
             nn.utils.clip_grad_norm_(self.model.parameters(), most)
             return
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None and p is not embedding.weight]

@@ -4,6 +4,7 @@
     metrics.jsonl        one line per epoch, without clock times: two equal runs write equal bytes
     model.safetensors    the weights after the last whole epoch
     checkpoint           everything needed to go on; checkpoint.previous is the one before it
+    checkpoint.parts-…   the tensors of a checkpoint that several ranks wrote
     others               what the recipe needs besides, such as a tokenizer; written once, before config.json
 
 A new run directory appears whole, by one rename. After that each epoch appends its line, then replaces the model, then
@@ -30,7 +31,13 @@ import safetensors.torch
 from torch import Tensor
 
 from xent.errors import OptionError, RunError
-from xent.recipes._checkpoint import Checkpoint, newest_checkpoint, sync_directory, write_atomically
+from xent.recipes._checkpoint import (
+    Checkpoint,
+    newest_checkpoint,
+    remove_unused_parts,
+    sync_directory,
+    write_atomically,
+)
 
 RUNS = Path("runs")
 PARTS = ("train", "validation")  # of the data, each with its metrics in every line of metrics.jsonl
@@ -202,8 +209,12 @@ class RunDirectory:
                 raise
             return file.tell()
 
-    def save(self, checkpoint: Checkpoint, model: dict[str, Tensor]) -> None:
+    def save(self, checkpoint: Checkpoint, model: dict[str, Tensor] | Iterator[bytes]) -> None:
         """Replace model.safetensors and the checkpoint; the checkpoint so far becomes checkpoint.previous.
+
+        Args:
+            checkpoint: where the run stands; its parts, if it has any, are written.
+            model: the weights, or the content of their file.
 
         Raises:
             RunError: one can't be written; the earlier checkpoint is intact.
@@ -211,15 +222,17 @@ class RunDirectory:
         self.save_model(model)
         with self._saying_how_to_resume(CHECKPOINT):
             write_atomically(self.path / CHECKPOINT, checkpoint.to_bytes(), keep_as=self.path / PREVIOUS)
+            remove_unused_parts(self.path, self.path / CHECKPOINT, self.path / PREVIOUS)
 
-    def save_model(self, model: dict[str, Tensor]) -> None:
+    def save_model(self, model: dict[str, Tensor] | Iterator[bytes]) -> None:
         """Replace model.safetensors.
 
         Raises:
             RunError: it can't be written.
         """
         with self._saying_how_to_resume(MODEL):
-            write_atomically(self.path / MODEL, safetensors.torch.save(model))
+            content = safetensors.torch.save(model) if isinstance(model, dict) else model
+            write_atomically(self.path / MODEL, content)
 
     def save_config(self, config: dict[str, Any]) -> None:
         """Replace config.json.

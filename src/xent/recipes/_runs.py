@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import xent
 from xent.errors import OptionError, RunError
 from xent.recipes._checkpoint import Checkpoint
 from xent.recipes._learner import Learner
+from xent.recipes._part_files import whole_tensors
 from xent.recipes._run_directory import FORMAT, RunDirectory, refuse_existing
 from xent.recipes._run_options import FREE_ON_RESUME
 from xent.recipes._training_state import load_state_tensors
@@ -67,15 +69,33 @@ class Recipe:
             DataError: the data is missing or damaged.
             RunError: a file of the run is damaged, or the data is not what the run began with.
         """
-        run = RunDirectory.open(path, self.name)
+        learner, run, checkpoint = self.opened(path, changes)
         try:
-            learner = self.build(self._reconcile(run, changes), run)
-            run.check_data(learner.data.source, learner.data.sha256)
-            self._restore(learner, run)
+            tensors = whole_tensors(run.path, checkpoint)
+            load_state_tensors(tensors, learner.model, learner.optimizer, learner.generator)
+            learner.epoch = checkpoint.epoch
+            settle(learner, run, learner.model.state_dict())
         except BaseException:
             run.close()
             raise
         return learner, run
+
+    def opened(self, path: Path, changes: dict[str, Any]) -> tuple[Any, RunDirectory, Checkpoint]:
+        """The learner of a run directory before its first step, and the checkpoint that it is to go on from.
+
+        Raises:
+            OptionError, DataError, RunError: as `resume` raises them.
+        """
+        run = RunDirectory.open(path, self.name)
+        try:
+            learner = self.build(self._reconcile(run, changes), run)
+            run.check_data(learner.data.source, learner.data.sha256)
+            checkpoint = run.newest_checkpoint(self.measures)
+            _check_options(learner, run, checkpoint)
+        except BaseException:
+            run.close()
+            raise
+        return learner, run, checkpoint
 
     def trained(self, path: Path) -> Any:
         """The learner of a run with the weights of its last whole epoch, to look at; nothing is written.
@@ -114,14 +134,16 @@ class Recipe:
                 )
         return replace(began, **changes)
 
-    def _restore(self, learner: Learner, run: RunDirectory) -> None:
-        checkpoint = run.newest_checkpoint(self.measures)
-        _check_options(learner, run, checkpoint)
-        load_state_tensors(checkpoint.tensors, learner.model, learner.optimizer, learner.generator)
-        learner.epoch = checkpoint.epoch
-        if learner.config.to_dict() != run.config["options"]:
-            run.save_config({**run.config, "options": learner.config.to_dict()})
-        run.save_model(learner.model.state_dict())  # a stop may have come between the model and its checkpoint
+
+def settle(learner: Learner, run: RunDirectory, model: dict[str, Tensor] | Iterator[bytes]) -> None:
+    """Make the files of a run those of the checkpoint that it goes on from.
+
+    Raises:
+        RunError: one can't be written.
+    """
+    if learner.config.to_dict() != run.config["options"]:
+        run.save_config({**run.config, "options": learner.config.to_dict()})
+    run.save_model(model)  # a stop may have come between the model and its checkpoint
 
 
 def versions() -> dict[str, str]:

@@ -134,7 +134,15 @@ def _from_calamancy(name: str) -> Any:
     known = [model for model in calamancy.models() if model == name or model.startswith(f"{name}-")]
     if not known:
         raise OptionError(f"calamanCy has no pipeline {name}", f"it has {', '.join(calamancy.models())}", "pass one")
-    return calamancy.load(max(known, key=_version))
+    newest = max(known, key=_version)
+    try:
+        return calamancy.load(newest)
+    except Exception as error:  # of huggingface_hub, pip or spaCy, as the version of calamanCy has it
+        raise DataError(
+            f"calamanCy can't load {newest} ({' '.join(str(error).split()).partition('. ')[0][:200]})",
+            "it downloads a pipeline the first time",
+            "check the network, and calamancy.load",
+        ) from error
 
 
 def _version(model: str) -> list[int]:

@@ -9,26 +9,20 @@ from torch import Tensor, nn
 
 from xent.errors import RunError
 
-_MODEL, _OPTIMIZER, _GENERATOR = "model.", "optimizer.", "generator"
+MODEL, OPTIMIZER, GENERATOR = "model.", "optimizer.", "generator"
 
 
 def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> dict[str, Tensor]:
     """Everything that decides the next step, by name: `model.NAME`, `optimizer.PARAMETER.NAME`, `generator`."""
-    return named_state(model.state_dict(), optimizer.state_dict()["state"], generator)
-
-
-def named_state(
-    weights: dict[str, Tensor], moments: dict[int, dict[str, Any]], generator: torch.Generator
-) -> dict[str, Tensor]:
-    """The same from weights by name and optimizer state by the number of the parameter."""
+    moments: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
     of_optimizer = {
-        f"{_OPTIMIZER}{parameter}.{name}": value
+        f"{OPTIMIZER}{parameter}.{name}": value
         for parameter, values in moments.items()
         for name, value in values.items()
         if isinstance(value, Tensor)
     }
-    of_model = {_MODEL + name: value for name, value in weights.items()}
-    return {**of_model, **of_optimizer, _GENERATOR: generator.get_state()}
+    of_model = {MODEL + name: value for name, value in model.state_dict().items()}
+    return {**of_model, **of_optimizer, GENERATOR: generator.get_state()}
 
 
 def load_state_tensors(
@@ -40,9 +34,9 @@ def load_state_tensors(
         RunError: the tensors are not those of such a model and optimizer.
     """
     try:
-        model.load_state_dict(_under(_MODEL, tensors))
+        model.load_state_dict(_under(MODEL, tensors))
         optimizer.load_state_dict({**optimizer.state_dict(), "state": _moments(tensors)})
-        generator.set_state(tensors[_GENERATOR].clone())
+        generator.set_state(tensors[GENERATOR].clone())
     except (RuntimeError, KeyError, ValueError) as error:
         raise RunError(
             f"the checkpoint does not fit the run's config.json ({str(error).splitlines()[0]})",
@@ -53,7 +47,7 @@ def load_state_tensors(
 
 def _moments(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
     moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in _under(_OPTIMIZER, tensors).items():
+    for key, value in _under(OPTIMIZER, tensors).items():
         parameter, _, name = key.partition(".")
         moments.setdefault(int(parameter), {})[name] = value.clone()  # memory of its own, aligned as torch aligns it
     return moments

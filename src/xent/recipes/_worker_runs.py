@@ -1,80 +1,144 @@
-"""Beginning and resuming a run with many processes: rank 0 has the directory, the others follow."""
+"""Beginning and resuming a run with many processes: rank 0 has the directory, all write their part of a checkpoint."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from xent.errors import OptionError, XentError
-from xent.recipes._checkpoint import Checkpoint
+from torch import Tensor
+
+from xent.errors import OptionError
+from xent.recipes._checkpoint import Checkpoint, Parts, new_parts_name
+from xent.recipes._part_files import merged
+from xent.recipes._pieces import Piece
 from xent.recipes._run_directory import CONFIG, RunDirectory
-from xent.recipes._runs import Recipe
-from xent.recipes._training_state import load_state_tensors, state_tensors
-from xent.recipes._workers import Workers, restarted
+from xent.recipes._runs import Recipe, settle
+from xent.recipes._training_state import MODEL, load_state_tensors
+from xent.recipes._workers import Workers
 
 
-class FollowedRun:
-    """The run of rank 0, as another rank sees it: it writes nothing."""
+class SharedRun:
+    """A run directory that all ranks see and rank 0 writes, but for the parts of checkpoints."""
 
-    def __init__(self, path: Path, config: dict[str, Any], latest: dict[str, Any]) -> None:
-        self.path, self.config, self._latest = path, config, latest
+    def __init__(self, workers: Workers, path: Path, run: RunDirectory, latest: dict[str, Any]) -> None:
+        self.workers, self.path, self._run, self._latest = workers, path, run, latest
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The content of config.json."""
+        return self._run.config
 
     @property
     def resume_command(self) -> str:
-        """As rank 0 says it."""
-        return f"xent train {self.config['recipe']} --resume {self.path}"
+        """The command that goes on with this run."""
+        return self._run.resume_command
 
     def last_metrics(self) -> dict[str, Any]:
         """The last line of metrics.jsonl."""
         return self._latest
 
-    def append_metrics(self, record: dict[str, Any]) -> int:
-        """Rank 0 does."""
-        return 0
+    def model(self) -> dict[str, Tensor]:
+        """The weights after the last whole epoch, whole on the rank that asks.
 
-    def save(self, checkpoint: Checkpoint, model: dict[str, Any]) -> None:
-        """Rank 0 does."""
+        Raises:
+            RunError: there are none yet, or the file is damaged.
+        """
+        return self._run.model()
+
+    def append_metrics(self, record: dict[str, Any]) -> int:
+        """Append one line to metrics.jsonl; return the file's new length.
+
+        Raises:
+            RunError: on every rank, if it can't be written.
+        """
+        self._latest = record
+        return self.workers.first_does(lambda: self._run.append_metrics(record))
+
+    def save_parts(self, progress: Checkpoint, pieces: Mapping[str, Piece]) -> None:
+        """Write every rank's part, then the model, then the checkpoint that names the parts.
+
+        Raises:
+            RunError: on every rank, if one can't write; the earlier checkpoint is intact.
+        """
+        from xent.recipes._checkpoint_parts import write_parts
+
+        name = self.workers.told(new_parts_name(progress.epoch))
+        parts = Parts(name, write_parts(self.path / name, pieces))
+        self.workers.first_does(lambda: self._run.save(replace(progress, parts=parts), merged(self.path / name, MODEL)))
 
     def close(self) -> None:
-        """Nothing is locked."""
+        """Let others write the run."""
+        if self.workers.is_first:
+            self._run.close()
 
 
 def open_together(
     workers: Workers, recipe: Recipe, config: Any, out: Path | None, resume: Path | None, changes: dict[str, Any]
 ) -> tuple[Any, Any]:
-    """The learner, the same on every rank, and its run.
+    """The learner as one of many, at the same place on every rank, and its run.
 
     Raises:
-        XentError: on rank 0, as `Recipe.begin` and `Recipe.resume` raise it.
-        SystemExit: on the other ranks, in silence.
+        XentError: as `Recipe.begin` and `Recipe.resume` raise it, on every rank.
     """
     if restarted() and not resume:
         resume = _begun(out)
     if workers.is_alone:
         return recipe.resume(resume, changes) if resume else recipe.begin(config, out)
+    opened: list[Any] = []
+
+    def open_first() -> tuple[Any, ...]:
+        learner, run, checkpoint = recipe.opened(resume, changes) if resume else (*recipe.begin(config, out), None)
+        opened.extend((learner, run))
+        return str(run.path), learner.config, checkpoint, run.last_metrics() if checkpoint and checkpoint.epoch else {}
+
     if not workers.is_first:
-        return _follow(workers, recipe)
+        workers.meet("opened")
+    path, config, checkpoint, latest = workers.first_does(lambda: _and_meet(workers, open_first))
+    if not workers.is_first:
+        run = RunDirectory.reading(Path(path), recipe.name)
+        opened.extend((recipe.build(config, run), run))
+    learner, run = opened
+    workers.meet("built")
+    _join(learner, workers, Path(path), checkpoint)
+    if checkpoint:
+        workers.first_does(lambda: _settle(learner, run, checkpoint))
+    return learner, SharedRun(workers, Path(path), run, latest)
+
+
+def _and_meet(workers: Workers, action: Any) -> Any:
     try:
-        learner, run = recipe.resume(resume, changes) if resume else recipe.begin(config, out)
-    except XentError:
-        workers.told(None)
-        raise
-    tensors = state_tensors(learner.model, learner.optimizer, learner.generator)
-    latest = run.last_metrics() if learner.epoch else {}
-    workers.told((str(run.path), learner.config, tensors, learner.epoch, latest))
-    return learner, run
+        return action()
+    finally:
+        workers.meet("opened")
 
 
-def _follow(workers: Workers, recipe: Recipe) -> tuple[Any, Any]:
-    told = workers.told(None)
-    if told is None:
-        raise SystemExit(1)  # rank 0 says why
-    path, config, tensors, epoch, latest = told
-    seen = RunDirectory.reading(Path(path), recipe.name)
-    learner = recipe.build(config, seen)
-    load_state_tensors(tensors, learner.model, learner.optimizer, learner.generator)
-    learner.epoch = epoch
-    return learner, FollowedRun(Path(path), seen.config, latest)
+def _join(learner: Any, workers: Workers, path: Path, checkpoint: Checkpoint | None) -> None:
+    if checkpoint is None:
+        learner.join(workers)
+        return
+    learner.epoch = checkpoint.epoch
+    if checkpoint.parts is None:
+        load_state_tensors(checkpoint.tensors, learner.model, learner.optimizer, learner.generator)
+        learner.join(workers)
+    else:
+        learner.join(workers)
+        learner.load(path, checkpoint.parts)
+
+
+def _settle(learner: Any, run: RunDirectory, checkpoint: Checkpoint) -> None:
+    if checkpoint.parts is None:
+        model = {name.removeprefix(MODEL): value for name, value in checkpoint.tensors.items() if name[:6] == MODEL}
+        settle(learner, run, model)
+    else:
+        settle(learner, run, merged(run.path / checkpoint.parts.directory, MODEL))
+
+
+def restarted() -> bool:
+    """Whether torchrun started these processes again after a failure."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def _begun(out: Path | None) -> Path | None:

@@ -1,6 +1,6 @@
 """The processes that train one model together under torchrun: who reads which windows, who has which classes.
 
-    torchrun --nproc-per-node 4 --no-python xent train language_model --vocab-parallel 2
+    torchrun --nproc-per-node 4 -m xent train language_model --vocab-parallel 2
 
 R processes = D data ranks × V vocabulary ranks, the vocabulary ranks of a data rank next to each other. All draw the
 windows of a step from generators in one state, and each data rank takes its share: none is read twice or left out, and
@@ -10,6 +10,7 @@ the step is the one that a single process makes.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -17,10 +18,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
-from xent.errors import OptionError
+from xent.errors import OptionError, RunError, XentError
+from xent.recipes._endings import Endings
+from xent.recipes._fresh_part import fresh_part
+from xent.recipes._run_options import check_count
 
-PATIENCE = timedelta(minutes=10)  # for a rank that does not answer
+PATIENCE = 600  # seconds
+_WEEK = 7 * 86_400
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class ParallelOptions:
     Attributes:
         shard: spread parameters, gradients and optimizer state over the data ranks (FSDP2); replicas (DDP) if not.
         vocab_parallel: ranks that share the vocabulary.
+        patience: seconds to wait for a process that does not answer.
 
     Raises:
         OptionError: both at once, or no positive number.
@@ -37,8 +44,10 @@ class ParallelOptions:
 
     shard: bool = False
     vocab_parallel: int = 1
+    patience: int = PATIENCE
 
     def __post_init__(self) -> None:
+        check_count("patience", self.patience, _WEEK)
         if self.vocab_parallel < 1:
             raise OptionError(f"vocab_parallel is {self.vocab_parallel}", "it counts ranks, 1 or more", "pass 2 or so")
         if self.shard and self.vocab_parallel > 1:
@@ -59,6 +68,7 @@ class Workers:
         data_group: the ranks with the same classes.
         vocab_group: the ranks with the same windows.
         data_mesh: the mesh over the data ranks, of a sharded model.
+        endings: what the ranks tell each other of their end; None alone.
     """
 
     options: ParallelOptions = ParallelOptions()
@@ -68,6 +78,7 @@ class Workers:
     data_group: Any = None
     vocab_group: Any = None
     data_mesh: Any = None
+    endings: Endings | None = None
 
     @property
     def is_alone(self) -> bool:
@@ -95,6 +106,38 @@ class Workers:
             total = total + part
         return total.tolist()
 
+    def added(self, counts: Tensor) -> Tensor:
+        """Whole numbers, summed over the data ranks."""
+        if self.data_size > 1:
+            dist.all_reduce(counts, group=self.data_group)
+        return counts
+
+    def first_does(self, action: Callable[[], Any]) -> Any:
+        """What rank 0 gets from an action that only it takes; every rank makes the call.
+
+        Raises:
+            XentError: what the action raises, on every rank.
+        """
+        if self.is_alone:
+            return action()
+        value, failure = None, None
+        if self.is_first:
+            try:
+                value = action()
+            except Exception as error:  # whatever it is, the others must hear of it
+                failure = error
+                if self.endings is not None:
+                    self.endings.claim()  # before the others can
+        value, told = self.told((value, _as_told(failure)))
+        if failure or told:
+            raise failure or told
+        return value
+
+    def meet(self, place: str) -> None:
+        """Wait until all ranks came to a place, as long as they live: some may have much to read."""
+        if self.endings is not None:
+            self.endings.meet(place)
+
     def told(self, value: Any) -> Any:
         """What rank 0 has to say."""
         box = [value]
@@ -104,7 +147,8 @@ class Workers:
 
     def close(self) -> None:
         """Leave the others in peace."""
-        if not self.is_alone and dist.is_initialized():
+        if self.endings is not None and dist.is_initialized():
+            self.endings.stop()
             dist.destroy_process_group()
 
 
@@ -116,6 +160,7 @@ def start_workers(options: ParallelOptions) -> Workers:
 
     Raises:
         OptionError: an option asks for other numbers of processes than there are.
+        RunError: not all of them came.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -124,16 +169,44 @@ def start_workers(options: ParallelOptions) -> Workers:
         return ALONE
     if size % options.vocab_parallel:
         raise _wrong_number(options, size)
-    dist.init_process_group("gloo", timeout=PATIENCE)
+    patience = timedelta(seconds=options.patience)
+    store = _met(size, patience)
     rank, per = dist.get_rank(), options.vocab_parallel
-    data_groups = [dist.new_group(list(range(first, size, per)), timeout=PATIENCE) for first in range(per)]
-    vocab_groups = [dist.new_group(list(range(at, at + per)), timeout=PATIENCE) for at in range(0, size, per)]
-    mesh = None
+    data_groups = [dist.new_group(list(range(first, size, per)), timeout=patience) for first in range(per)]
+    vocab_groups = [dist.new_group(list(range(at, at + per)), timeout=patience) for at in range(0, size, per)]
+    endings, mesh = Endings(store, rank, size, options.patience), None
     if options.shard:
-        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.device_mesh import DeviceMesh
 
-        mesh = init_device_mesh("cpu", (size,))
-    return Workers(options, rank, rank // per, size // per, data_groups[rank % per], vocab_groups[rank // per], mesh)
+        group: Any = data_groups[rank % per]
+        mesh = DeviceMesh.from_group(group, "cpu")  # its own groups would have their own patience
+    return Workers(
+        options, rank, rank // per, size // per, data_groups[rank % per], vocab_groups[rank // per], mesh, endings
+    )
+
+
+def _met(size: int, patience: timedelta) -> Any:
+    """Meet the others; the part of the launcher's store that is theirs."""
+    longest = max(patience, timedelta(seconds=PATIENCE))  # a process loads torch for as long as its machine takes
+    try:
+        store, rank, _ = next(iter(rendezvous("env://", timeout=longest)))
+        store = fresh_part(store, rank, size, longest.total_seconds())
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=patience)
+    except RuntimeError as error:
+        raise RunError(
+            f"rank {os.environ.get('RANK')} did not meet all of {size} processes ({str(error).splitlines()[0][:200]})",
+            "they begin together",
+            "look at what the others printed",
+        ) from error
+    return store
+
+
+def _as_told(failure: Exception | None) -> XentError | None:
+    if failure is None or isinstance(failure, XentError):
+        return failure
+    return RunError(
+        f"rank 0 raised {type(failure).__name__}: {str(failure)[:300]}", "it does this for all ranks", "mend it there"
+    )
 
 
 def _wrong_number(options: ParallelOptions, size: int) -> OptionError:
@@ -141,10 +214,5 @@ def _wrong_number(options: ParallelOptions, size: int) -> OptionError:
     return OptionError(
         f"--vocab-parallel {need} with {size} process{'es' if size > 1 else ''}",
         "their number must be a multiple of it",
-        f"torchrun --nproc-per-node {need} --no-python xent train language_model --vocab-parallel {need}",
+        f"torchrun --nproc-per-node {need} -m xent train language_model --vocab-parallel {need}",
     )
-
-
-def restarted() -> bool:
-    """Whether torchrun started these processes again after a failure."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

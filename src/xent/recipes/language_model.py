@@ -28,17 +28,15 @@ from torch import Tensor
 
 import xent
 from xent.distributed import token_mean, vocab_parallel_linear_cross_entropy
-from xent.recipes._checkpoint import Checkpoint
 from xent.recipes._decoder import Decoder, LongShortTermMemory, Transformer, initialised
 from xent.recipes._display import Display
 from xent.recipes._landmarks import TextLandmarks, bits
-from xent.recipes._learner import Learner, finish_epoch
+from xent.recipes._learner import finish_epoch
+from xent.recipes._parallel_learner import ParallelLearner
 from xent.recipes._parallel_model import ParallelModel
 from xent.recipes._run_directory import RunDirectory
 from xent.recipes._text_tokens import TOKENIZER, TextTokens, load_text_tokens, windows_of, windows_over
 from xent.recipes._threads import torch_threads
-from xent.recipes._training_state import named_state
-from xent.recipes._workers import ALONE, Workers
 from xent.recipes.language_model_config import DEFAULT_HEADS, LanguageModelConfig
 
 CLIP = 1.0  # the largest norm of the gradient that a step follows in full
@@ -46,47 +44,14 @@ _WARMUP, _PLATEAU = 100, 400  # steps
 
 
 @dataclass
-class LanguageLearner(Learner[LanguageModelConfig, TextTokens, Decoder]):
-    """A decoder on text; the generator draws the windows.
+class LanguageLearner(ParallelLearner[LanguageModelConfig, TextTokens, Decoder]):
+    """A decoder on text; the generator draws the windows."""
 
-    Attributes:
-        parallel: the model over many processes; None of one.
-    """
-
-    parallel: ParallelModel | None = None
-
-    @property
-    def workers(self) -> Workers:
-        """The processes that train it."""
-        return ALONE if self.parallel is None else self.parallel.workers
-
-    def join(self, workers: Workers) -> None:
-        """Become one of many processes that train the model."""
-        if workers.is_alone:
-            return
-        moments = self.optimizer.state_dict()["state"]
-        self.parallel = ParallelModel(self.model, workers)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.config.learning_rate, fused=True)
-        self.parallel.restore_moments(self.optimizer, moments)
-
-    def whole(self) -> LanguageLearner:
-        """A learner of this process alone; every rank makes the call."""
-        if self.parallel is None:
-            return self
-        alone = _decoder(self.config, self.data.num_tokens).to_empty(device="cpu")
-        alone.load_state_dict(self.weights())
-        return replace(self, model=alone, parallel=None)
-
-    def weights(self) -> dict[str, Tensor]:
-        """The weights by name, whole on every rank."""
-        return super().weights() if self.parallel is None else self.parallel.state()
-
-    def checkpoint(self, metrics_bytes: int) -> Checkpoint:
-        """Where it stands, for any number of processes."""
-        if self.parallel is None:
-            return super().checkpoint(metrics_bytes)
-        tensors = named_state(self.weights(), self.parallel.moments(self.optimizer), self.generator)
-        return Checkpoint(self.epoch, metrics_bytes, self.config.fingerprint(self.data.sha256), tensors)
+    def alone(self, weights: dict[str, Tensor]) -> LanguageLearner:
+        """A learner of this process alone, with the whole weights of the run."""
+        model = _decoder(self.config, self.data.num_tokens).to_empty(device="cpu")
+        model.load_state_dict(weights)
+        return replace(self, model=model, parallel=None)
 
     @cached_property
     def landmarks(self) -> TextLandmarks:
@@ -130,7 +95,6 @@ def train(learner: LanguageLearner, run: RunDirectory, display: Display) -> None
                     loss.backward()  # backward
                     torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
                 else:  # the same on this rank's windows, and its classes
-                    tokens_BT = parallel.workers.share(tokens_BT)
                     parallel_loss(parallel, tokens_BT).backward()
                     parallel.clip(CLIP)
                 set_learning_rate(optimizer, config, learner.epoch * config.steps + step + 1)
@@ -140,13 +104,19 @@ def train(learner: LanguageLearner, run: RunDirectory, display: Display) -> None
 
 
 def parallel_loss(parallel: ParallelModel, tokens_BT: Tensor) -> Tensor:
-    """The loss of this rank's windows, over the tokens of all ranks: averaged gradients are those of the token mean."""
-    workers, hidden_BTD = parallel.workers, parallel.forward(tokens_BT)
-    weight, mean = parallel.model.embedding.weight, token_mean(tokens_BT, workers.data_group, shift=1)
+    """The loss of this rank's windows, over the tokens of all ranks: averaged gradients are those of the token mean.
+
+    A rank that gets no window takes one that does not count, because all must come to the sum of the gradients.
+    """
+    workers, model = parallel.workers, cast(Decoder, parallel.model)
+    share_BT = workers.share(tokens_BT)
+    target_BT = share_BT if len(share_BT) else torch.full_like(tokens_BT[:1], -100)
+    hidden_BTD = parallel.forward(share_BT if len(share_BT) else tokens_BT[:1])
+    weight, mean = model.embedding.weight, token_mean(target_BT, workers.data_group, shift=1)
     if workers.options.vocab_parallel == 1:
-        return xent.linear_cross_entropy(hidden_BTD, weight, tokens_BT, shift=1, normalizer=mean.normalizer)
+        return xent.linear_cross_entropy(hidden_BTD, weight, target_BT, shift=1, normalizer=mean.normalizer)
     loss = vocab_parallel_linear_cross_entropy(
-        hidden_BTD, weight, tokens_BT, group=workers.vocab_group, shift=1, normalizer=mean.normalizer
+        hidden_BTD, weight, target_BT, group=workers.vocab_group, shift=1, normalizer=mean.normalizer
     )
     return cast(Tensor, loss)  # without statistics
 

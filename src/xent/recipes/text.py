@@ -27,11 +27,14 @@ import torch
 from torch import Tensor
 
 import xent
+from xent.distributed import token_mean
 from xent.nn import CrossEntropyLoss
 from xent.recipes._display import Display
 from xent.recipes._encoded_texts import Reading
 from xent.recipes._landmarks import Landmarks, bits, landmarks_of
-from xent.recipes._learner import Learner, finish_epoch
+from xent.recipes._learner import finish_epoch
+from xent.recipes._parallel_learner import ParallelLearner
+from xent.recipes._parallel_model import ParallelModel
 from xent.recipes._run_directory import RunDirectory
 from xent.recipes._text_classifier import FixedVectors, TextClassifier, initialised, trained_vectors
 from xent.recipes._text_rows import TextRows, epoch_order, load_text_rows
@@ -45,7 +48,7 @@ _MOST_ROWS, _MOST_LOGITS = 4096, 1 << 22  # that are held, 16 MiB
 
 
 @dataclass
-class TextLearner(Learner[TextConfig, TextRows, TextClassifier]):
+class TextLearner(ParallelLearner[TextConfig, TextRows, TextClassifier]):
     """A classifier on texts; the generator has drawn the first weights."""
 
     @cached_property
@@ -83,19 +86,35 @@ def train(learner: TextLearner, run: RunDirectory, display: Display) -> None:
         RunError: the loss is no longer finite, or the run can't be written; earlier checkpoints are intact.
         KeyboardInterrupt: as it came; the run can be resumed.
     """
-    config, model, optimizer = learner.config, learner.model, learner.optimizer
+    config, model, optimizer, parallel = learner.config, learner.model, learner.optimizer, learner.parallel
     loss_function = CrossEntropyLoss(weight=learner.class_weights)
     with torch_threads(config.threads or 1):
         while learner.epoch < config.epochs:
             for rows in display.steps(epoch_order(learner.data, config, learner.epoch)):
-                batch = learner.data.batch(rows)
-                logits = model(batch)  # forward
-                loss = loss_function(logits, batch.labels)  # loss
-                loss.backward()  # backward
+                if parallel is None:
+                    batch = learner.data.batch(rows)
+                    logits = model(batch)  # forward
+                    loss = loss_function(logits, batch.labels)  # loss
+                    loss.backward()  # backward
+                else:  # the same on this rank's rows
+                    parallel_loss(learner, parallel, rows).backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
                 optimizer.step()  # step
                 optimizer.zero_grad()  # zero_grad
             display.epoch(finish_epoch(learner, run, measure(learner)))
+
+
+def parallel_loss(learner: TextLearner, parallel: ParallelModel, rows: Tensor) -> Tensor:
+    """The loss of this rank's rows, over the (weighted) rows of all: averaged gradients are those of their mean.
+
+    A rank that gets no row takes one that does not count, because all must come to the sum of the gradients.
+    """
+    workers, weights_C = parallel.workers, learner.class_weights
+    share = workers.share(rows)
+    batch = learner.data.batch(share if len(share) else rows[:1])
+    counted = batch.labels if len(share) else torch.full_like(batch.labels, -100)
+    mean = token_mean(counted, workers.data_group, weight=weights_C)
+    return xent.cross_entropy(parallel.forward(batch), counted, weights_C, normalizer=mean.normalizer)
 
 
 def measure(learner: TextLearner) -> dict[str, Any]:
@@ -111,13 +130,16 @@ def evaluate(learner: TextLearner, rows: Tensor) -> dict[str, float]:
     """Loss (Σ surprisal ÷ rows, in nats), bits, accuracy and macro-F1, every row counted once and alike.
 
     `loss` is without class weights, so that ln C and perplexity mean what they say; a training with class weights
-    minimises `weighted_loss`, Σ weight · surprisal ÷ Σ weight, which is then given too.
+    minimises `weighted_loss`, Σ weight · surprisal ÷ Σ weight, which is then given too. Each rank takes its share of
+    every batch, and the sums are added.
     """
-    num_classes, weights_C = learner.landmarks.num_classes, learner.class_weights
+    num_classes, weights_C, workers = learner.landmarks.num_classes, learner.class_weights, learner.workers
     nats = weighted = weight = 0.0
     confusion_CC = torch.zeros(num_classes, num_classes, dtype=torch.long)
     by_length = rows[learner.data.lengths(rows).argsort(stable=True)]  # so that little is padding
-    for chosen in by_length.split(_ROWS_AT_ONCE):
+    for chosen in map(workers.share, by_length.split(_ROWS_AT_ONCE)):
+        if not len(chosen):
+            continue
         batch = learner.data.batch(chosen)
         _, stats = xent.cross_entropy(learner.model(batch), batch.labels, stats=True)
         nats += stats.loss.double().sum().item()
@@ -127,6 +149,8 @@ def evaluate(learner: TextLearner, rows: Tensor) -> dict[str, float]:
             weight_B = weights_C[batch.labels].double()
             weighted += (weight_B * stats.loss).sum().item()
             weight += weight_B.sum().item()
+    nats, weighted, weight = workers.summed([nats, weighted, weight])
+    confusion_CC = workers.added(confusion_CC)
     loss = nats / len(rows)
     accuracy = confusion_CC.diagonal().sum().item() / len(rows)
     metrics = {"rows": len(rows), "loss": loss, "bits": bits(loss), "accuracy": accuracy}

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from xent.errors import DataError, OptionError
 from xent.recipes._text_tables import KINDS, TextTable
 
-_MOST_FAULTS = 3  # kept in words
+MOST_FAULTS = 3  # kept in words
 
 
 class Text(NamedTuple):
@@ -30,7 +30,7 @@ class Corpus:
         text_column: of a table.
         by_line: each line of a plain file is a text; otherwise all of it is one.
         skip_bad: leave bad rows out and count them.
-        skipped: how many were, in the last reading.
+        skipped: rows that the last reading left out because they hold no text.
         faults: the first few of them in words.
     """
 
@@ -79,25 +79,17 @@ class Corpus:
             yield from self._of_plain_file()
 
     def refuse(self, row: int, fault: str, do: str) -> None:
-        """Count a bad row, or raise."""
+        """Raise for a bad row that is not to be left out."""
         if not self.skip_bad:
             raise DataError(
                 f"{self.path}, row {row}: {fault}", "every row is scored", f"{do}, or pass --skip-bad to leave it out"
             )
-        self.count(row, fault)
-
-    def count(self, row: int, fault: str) -> None:
-        """Note a bad row."""
-        self.skipped += 1
-        if len(self.faults) < _MOST_FAULTS:
-            self.faults.append(f"row {row}: {fault}")
 
     def _of_table(self) -> Iterator[Text]:
         table = TextTable(self.path, self.text_column, skip_bad=self.skip_bad)
         for row in table.rows():
             yield Text(row.number, row.text)
-        self.skipped += sum(table.skipped.values())
-        self.faults = [*table.first_faults, *self.faults][:_MOST_FAULTS]
+        self.skipped, self.faults = sum(table.skipped.values()), table.first_faults[:MOST_FAULTS]
 
     def _of_plain_file(self) -> Iterator[Text]:
         if not self._status().st_size:
@@ -108,7 +100,10 @@ class Corpus:
                 try:
                     text = content.decode("utf-8")
                 except UnicodeDecodeError as error:
-                    self.refuse(row, f"byte {error.start + 1} is no UTF-8", "convert it to UTF-8")
+                    fault = f"byte {error.start + 1} is no UTF-8"
+                    self.refuse(row, fault, "convert it to UTF-8")
+                    self.skipped += 1
+                    self.faults += [f"row {row}: {fault}"][: MOST_FAULTS - len(self.faults)]
                     continue
                 text = text.rstrip("\r\n") if self.by_line else text
                 if text:

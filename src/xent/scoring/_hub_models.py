@@ -25,6 +25,7 @@ _TOKENIZER_FILES = (
     "spiece.model",
 )
 _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
+_PATIENCE = 10  # seconds
 BEGINNINGS = ("auto", "bos", "eos", "none")
 
 
@@ -50,6 +51,7 @@ class HubModel:
 
     def __init__(self, model: Any, tokenizer: Any, name: str, options: HubOptions) -> None:
         self.model = model.eval()
+        self._sources = [_source(name), *([_source(options.tokenizer)] if options.tokenizer else [])]
         self.tokenizer = tokenizer
         self.name, self.device = name, torch.device(options.device)
         self.context = _context(model.config)
@@ -60,30 +62,25 @@ class HubModel:
             deferring(model)  # for the life of the model
         except DtypeError as error:
             self.notes.append(f"logits     of a batch are held whole: {error.got}")
+        self._check_causal()
 
     def describe(self) -> str:
         """Its name, kind and sizes."""
         context = "no bound of the context" if self.context is None else f"context {self.context:,}"
         dtype = str(self.model.dtype).removeprefix("torch.")
-        return f"{self.name}, {type(self.model).__name__}, {self.num_classes:,} classes, {context}, {dtype}"
+        commit = self._sources[0].get("commit")
+        name = f"{self.name} at {commit[:8]}" if isinstance(commit, str) else self.name
+        return f"{name}, {type(self.model).__name__}, {self.num_classes:,} classes, {context}, {dtype}"
 
     def beginning(self) -> str:
         """What stands before every text."""
         return self._beginning
 
     def identity(self) -> dict[str, object]:
-        """The files of a directory, or the commit of the hub."""
-        path = Path(self.name)
-        files: list[list[object]] = []
-        if path.is_dir():
-            for file in sorted(path.iterdir()):
-                status = file.stat()
-                files.append([file.name, status.st_size, status.st_mtime_ns])
-        commit = getattr(self.model.config, "_commit_hash", None)
+        """The files of a directory, or the commit of the hub; of the tokenizer too, where it is another's."""
         return {
-            "model": self.name,
-            "files": files,
-            "commit": commit,
+            "model": self._sources[0],
+            "tokenizer": self._sources[-1],
             "beginning": self.prefix,
             "dtype": str(self.model.dtype),
         }
@@ -110,6 +107,20 @@ class HubModel:
         )
         return _Rows(output.logits[is_scored_BT.to(self.device)])
 
+    def _check_causal(self) -> None:
+        """Two texts that differ in their last token only must be predicted alike before it."""
+        input_BT = torch.tensor([[0, 0, 0], [0, 0, min(1, self.num_classes - 1)]])
+        every = torch.ones_like(input_BT, dtype=torch.bool)
+        first = every & (torch.arange(3) == 0)
+        one, other = self.logits(input_BT, every, first).rows(0, 2).double()
+        # Both rows go through the same products, so that a causal model gives the same bits or nearly so.
+        if (one - other).abs().max() > 0.05 * one.std():
+            raise OptionError(
+                f"{self.name} is a {type(self.model).__name__} whose predictions change with later tokens",
+                "the surprisal of a token is that after the tokens before it",
+                "pass a causal language model",
+            )
+
 
 class _Rows:
     def __init__(self, logits: DeferredLogits | Tensor) -> None:
@@ -134,18 +145,86 @@ def load_hub_model(name: str, options: HubOptions) -> HubModel:
     dtype = "auto" if options.dtype == "auto" else getattr(torch, options.dtype, None)
     if not isinstance(dtype, (str, torch.dtype)):
         raise OptionError(f"--dtype {options.dtype}", "it is auto or a dtype of torch", "pass float32 or bfloat16")
+    place = _place(name, "model")
     with _quiet(transformers):
         with _said(name, "model"):
-            model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+            model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
+                place, dtype=dtype, output_loading_info=True
+            )
+        _check_whole(name, loaded)
         with _said(options.tokenizer or name, "tokenizer"):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(options.tokenizer or name)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                _place(options.tokenizer, "tokenizer") if options.tokenizer else place
+            )
     try:
         model.to(options.device)
     except (RuntimeError, AssertionError) as error:  # the second is what torch says without CUDA
         raise OptionError(
             f"--device {options.device}: {_first_line(error)}", "the model must fit there", "pass --device cpu"
         ) from error
-    return HubModel(model, tokenizer, name, options)
+    hub_model = HubModel(model, tokenizer, name, options)
+    if place != name:
+        hub_model.notes.insert(0, "hub        can't be reached: this is what its cache holds")
+    return hub_model
+
+
+def _place(name: str, what: str) -> str:
+    """A directory, or a name that the hub has; where the hub can't be reached, the directory in its cache.
+
+    The hub is asked once, for ten seconds at most: the loader would try each file six times.
+    """
+    if Path(name).is_dir():
+        return name
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+    try:
+        HfApi().model_info(name, timeout=_PATIENCE)
+        return name
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise OptionError(
+            f"the hub has no {what} {name}, or hides it",
+            "a model is a directory, a run or a hub name",
+            "check the name",
+        ) from error
+    except HfHubHTTPError:
+        return name  # it answers: what is wrong with it the loader says
+    except Exception as error:  # each HTTP library has errors of its own
+        try:
+            return snapshot_download(name, local_files_only=True)
+        except Exception:
+            raise OptionError(
+                f"{what} {name}: the hub can't be reached ({_first_line(error)}), and its cache does not hold it",
+                "it must be a directory, or a name that the hub or its cache has",
+                "check the name and the network",
+            ) from error
+
+
+def _source(name: str) -> dict[str, object]:
+    """What a model or a tokenizer depends on: the files of a directory, or the commit that the hub's cache holds."""
+    path = Path(name)
+    if path.is_dir():
+        files = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(path.iterdir())]
+        return {"name": name, "files": files}
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in ("config.json", "tokenizer_config.json"):
+        cached = try_to_load_from_cache(name, file)  # …/snapshots/COMMIT/config.json
+        if isinstance(cached, str):
+            return {"name": name, "commit": Path(cached).parent.name}
+    return {"name": name, "commit": None}
+
+
+def _check_whole(name: str, loaded: dict[str, Any]) -> None:
+    """Raise where transformers would make up weights that the files lack."""
+    lacking = sorted({*loaded["missing_keys"], *(str(key[0]) for key in loaded["mismatched_keys"])})
+    if lacking:
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise DataError(
+            f"model {name} lacks {lacking[0]}{more}",
+            "weights that are not in its files would be random",
+            "pass a model that was saved whole, with its language-model head",
+        )
 
 
 def _transformers() -> Any:

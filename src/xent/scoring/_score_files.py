@@ -36,28 +36,33 @@ class ScoreFiles:
         self._suffix = out.suffix
         if self._suffix == ".parquet":
             _arrow()  # before any work
+        self._config = self.parts / "config.json"
+        self._identity: dict[str, Any] = json.loads(json.dumps(identity))
+        self._has_begun = False
         with _written(self.parts):
-            self._begin(json.loads(json.dumps(identity)))
+            self._check_parts()
 
-    def _begin(self, identity: dict[str, Any]) -> None:
-        config = self.parts / "config.json"
-        if config.is_file():
-            try:
-                before = json.loads(config.read_text("utf-8"))
-            except ValueError:
-                before = {}
-            if before != identity:
-                changed = sorted(name for name in {*before, *identity} if before.get(name) != identity.get(name)) or [
-                    "config.json"
-                ]
-                raise OptionError(
-                    f"{self.parts} was begun with another {', '.join(changed)}",
-                    "parts of one file come from one model, corpus and reading",
-                    f"pass what it was begun with, another --out, or remove {self.parts}",
-                )
+    def _check_parts(self) -> None:
+        """Raise for parts of another command; those of this one without --skip-bad hold no bad row, and are its own."""
+        if not self._config.is_file():
             return
+        try:
+            before = json.loads(self._config.read_text("utf-8"))
+        except ValueError:
+            before = {}
+        if before not in (self._identity, _strict(self._identity)):
+            names = {*before, *self._identity}
+            changed = sorted(name for name in names if before.get(name) != self._identity.get(name)) or ["config.json"]
+            raise OptionError(
+                f"{self.parts} was begun with another {', '.join(changed)}",
+                "parts of one file come from one model, corpus and reading",
+                f"pass what it was begun with, another --out, or remove {self.parts}",
+            )
+
+    def _begin(self) -> None:
+        """Before the first part only, so that a command that fails earlier leaves nothing."""
         self.parts.mkdir(exist_ok=True)
-        write_whole(config, json.dumps(identity, indent=2) + "\n")
+        write_whole(self._config, json.dumps(self._identity, indent=2) + "\n")
 
     def done(self, shard: int) -> Totals | None:
         """The totals of a shard that is done."""
@@ -81,6 +86,9 @@ class ScoreFiles:
         """Keep the scores of a shard."""
         path = self._path(shard, self._suffix)
         with _written(path):
+            if not self._has_begun:
+                self._begin()
+                self._has_begun = True
             temporary = path.with_name(f".{path.name}")
             if self._suffix == ".parquet":
                 _arrow().write_table(_table(columns), temporary)
@@ -106,10 +114,19 @@ class ScoreFiles:
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
-        shutil.rmtree(self.parts)
+        if self.parts.is_dir():  # where there was no shard there are no parts
+            shutil.rmtree(self.parts)
 
     def _path(self, shard: int, suffix: str) -> Path:
         return self.parts / f"{shard:05}{suffix}"
+
+
+def _strict(identity: dict[str, Any]) -> dict[str, Any]:
+    """The identity of the same command without --skip-bad."""
+    return {
+        name: False if name == "skip_bad" else _strict(value) if isinstance(value, dict) else value
+        for name, value in identity.items()
+    }
 
 
 def check_out(out: Path) -> None:

@@ -1,14 +1,13 @@
 """Scores of a corpus or of saved rows, shard by shard.
 
 A shard is `SHARD` consecutive texts (rows) of the corpus, whatever the batch size: the work list is a function of the
-corpus alone, so that a stopped command goes on, and several processes can share it.
+corpus alone, so that a stopped command goes on, and several processes share it (_sharing.py).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
@@ -16,37 +15,15 @@ import torch
 from xent.errors import DataError, XentError
 from xent.scoring._corpora import Corpus, Text
 from xent.scoring._saved_rows import SavedRows
-from xent.scoring._score_files import COLUMNS, Columns, ScoreFiles
+from xent.scoring._score_files import COLUMNS, ScoreFiles
+from xent.scoring._shard_work import Part, Scored, ShardWork
+from xent.scoring._sharing import Sharing
 from xent.scoring._surprisal import Scores, scores_of
 from xent.scoring._text_scores import LanguageModel, Reading, TextScores, Tokens, score_texts, text_windows
-from xent.scoring._totals import Totals
 
 SHARD, ROW_SHARD = 256, 1 << 16  # texts; rows without a text
-SHOWN = 20_000  # tokens that a page shows
 _LN2 = math.log(2)
-
-
-@dataclass
-class Scored:
-    """What came out.
-
-    Attributes:
-        totals: of everything.
-        shown: the scores of the first tokens, for a page.
-        resumed: shards that an earlier command had done.
-        faults: the first bad rows in words.
-    """
-
-    totals: Totals
-    shown: Columns = field(default_factory=lambda: {name: [] for name in COLUMNS})
-    resumed: int = 0
-    faults: list[str] = field(default_factory=list)
-
-    def show(self, columns: Columns) -> None:
-        """Keep scores for a page, as many as it shows."""
-        room = SHOWN - len(self.shown["nats"])
-        for name in COLUMNS:
-            self.shown[name] += columns[name][:room]
+Told = Callable[[int], None]  # how many tokens were scored so far
 
 
 def score_corpus(
@@ -54,35 +31,19 @@ def score_corpus(
     corpus: Corpus,
     reading: Reading,
     files: ScoreFiles | None = None,
-    progress: Callable[[int], None] = lambda tokens: None,
-) -> Scored:
-    """Score every text of a corpus.
+    sharing: Sharing | None = None,
+    told: Told = lambda tokens: None,
+) -> Scored | None:
+    """Score every text of a corpus; None on the ranks but the first.
 
     Raises:
         DataError: a row is bad and the corpus does not skip such rows; shards that are done stay done.
+        SystemExit: another rank failed, and says why.
     """
-    scored, parts = Scored(Totals()), []
-    texts = corpus.texts()
-    for shard in _shards(texts):
-        totals = files.done(len(parts)) if files else None
-        if totals is None:
-            columns, totals = _score_shard(model, corpus, shard, reading)
-            if files:
-                files.write(len(parts), columns, totals)
-            scored.show(columns)
-        else:
-            scored.resumed += 1
-            corpus.skipped += totals.skipped
-            if files and len(scored.shown["nats"]) < SHOWN:
-                scored.show(files.read(len(parts)))
-        parts.append(totals)
-        progress(totals.tokens)
-    if files:
-        files.join(len(parts))
-    scored.totals = Totals.sum(parts)
-    scored.totals.skipped = corpus.skipped
-    scored.faults = corpus.faults
-    return scored
+    work = ShardWork(files, sharing or Sharing(), told)
+    for number, shard in enumerate(_shards(corpus.texts())):
+        work.do(number, lambda shard=shard: _score_shard(model, corpus, shard, reading))
+    return work.finish(corpus.skipped, corpus.faults)
 
 
 def _shards(texts: Iterator[Text]) -> Iterator[list[Text]]:
@@ -90,36 +51,37 @@ def _shards(texts: Iterator[Text]) -> Iterator[list[Text]]:
         yield shard
 
 
-def _score_shard(model: LanguageModel, corpus: Corpus, shard: list[Text], reading: Reading) -> tuple[Columns, Totals]:
-    totals, columns = Totals(), {name: [] for name in COLUMNS}
-    good = list(_encoded(model, corpus, shard, reading, totals))
+def _score_shard(model: LanguageModel, corpus: Corpus, shard: list[Text], reading: Reading) -> Part:
+    part = Part()
+    good = list(_encoded(model, corpus, shard, reading, part))
     for text, scores in zip(good, score_texts(model, [tokens for _, tokens in good], reading), strict=True):
         fault = scores.fault()
         if fault:
-            totals.skipped += 1
             corpus.refuse(text[0].row, fault, "check the model")
+            part.skip(text[0].row, fault)
             continue
-        _add(text[0], scores, columns, totals)
-    return columns, totals
+        _add(text[0], scores, part)
+    return part
 
 
 def _encoded(
-    model: LanguageModel, corpus: Corpus, shard: list[Text], reading: Reading, totals: Totals
+    model: LanguageModel, corpus: Corpus, shard: list[Text], reading: Reading, part: Part
 ) -> Iterator[tuple[Text, Tokens]]:
     for text in shard:
         try:
             tokens = model.encode(text.text)
             text_windows(tokens, reading)
         except XentError as error:
-            corpus.refuse(text.row, f"{error.got}; {error.need}", error.do)
-            totals.skipped += 1
+            fault = f"{error.got}; {error.need}"
+            corpus.refuse(text.row, fault, error.do)
+            part.skip(text.row, fault)
             continue
         yield text, tokens
 
 
-def _add(text: Text, scores: TextScores, columns: Columns, totals: Totals) -> None:
+def _add(text: Text, scores: TextScores, part: Part) -> None:
     """Add the tokens of a text to the columns; one that nothing predicts has no numbers."""
-    tokens = scores.tokens
+    tokens, columns, totals = scores.tokens, part.columns, part.totals
     ids = tokens.ids[1:] if tokens.has_beginning else tokens.ids
     unscored = len(ids) - len(scores.nats)
     empty: list[None] = [None] * unscored
@@ -144,53 +106,34 @@ def score_rows(
     ignore_index: int,
     skip_bad: bool,
     files: ScoreFiles | None = None,
-    progress: Callable[[int], None] = lambda tokens: None,
-) -> Scored:
-    """Score rows that have logits and a target each.
+    sharing: Sharing | None = None,
+    told: Told = lambda tokens: None,
+) -> Scored | None:
+    """Score rows that have logits and a target each; None on the ranks but the first.
 
     Raises:
         DataError: a row has NaN and `skip_bad` is not set.
+        SystemExit: another rank failed, and says why.
     """
-    scored, parts, count = Scored(Totals()), [], len(rows.targets)
-
-    def refuse(row: int, fault: str) -> None:
-        if not skip_bad:
-            raise DataError(
-                f"{rows.source}, row {row}: {fault}",
-                "every row is scored",
-                "mend it, or pass --skip-bad to leave it out",
-            )
-        if len(scored.faults) < 3:
-            scored.faults.append(f"row {row}: {fault}")
-
-    for begin in range(0, count, ROW_SHARD):
-        totals = files.done(len(parts)) if files else None
-        if totals is None:
-            columns, totals = _score_rows(rows, range(begin, min(begin + ROW_SHARD, count)), ignore_index, refuse)
-            if files:
-                files.write(len(parts), columns, totals)
-        else:
-            scored.resumed += 1
-        parts.append(totals)
-        progress(totals.tokens)
-    if files:
-        files.join(len(parts))
-    scored.totals = Totals.sum(parts)
-    return scored
+    work, count = ShardWork(files, sharing or Sharing(), told), len(rows.targets)
+    for number, begin in enumerate(range(0, count, ROW_SHARD)):
+        places = range(begin, min(begin + ROW_SHARD, count))
+        work.do(number, lambda places=places: _score_rows(rows, places, ignore_index, skip_bad))
+    return work.finish(0, [])
 
 
-def _score_rows(
-    rows: SavedRows, part: range, ignore_index: int, refuse: Callable[[int, str], None]
-) -> tuple[Columns, Totals]:
-    totals, columns = Totals(), {name: [] for name in COLUMNS}
-    target = rows.targets[part.start : part.stop]
+def _score_rows(rows: SavedRows, places: range, ignore_index: int, skip_bad: bool) -> Part:
+    part = Part()
+    columns, totals = part.columns, part.totals
+    target = rows.targets[places.start : places.stop]
     counted = target != ignore_index
-    scores = scores_of(_Part(rows, part), target.masked_fill(~counted, 0))
+    scores = scores_of(_Rows(rows, places), target.masked_fill(~counted, 0))
     numbers = zip(target.tolist(), counted.tolist(), *_lists(scores), strict=True)
-    for row, (index, counts, nats, rank, entropy) in zip(part, numbers, strict=True):
+    for row, (index, counts, nats, rank, entropy) in zip(places, numbers, strict=True):
         if counts and not nats < math.inf:  # NaN too
-            totals.skipped += 1
-            refuse(row, "its logits are NaN" if nats != nats else "its target has no probability at all")
+            fault = "its logits are NaN" if nats != nats else "its target has no probability at all"
+            _refuse(rows, row, fault, skip_bad)
+            part.skip(row, fault)
             continue
         place = (row, None) if rows.positions is None else divmod(row, rows.positions)
         made = (nats, nats / _LN2, rank, entropy) if counts else (None,) * 4
@@ -201,14 +144,21 @@ def _score_rows(
     totals.entropy = math.fsum(value for value in columns["entropy"] if value is not None)
     totals.first_ranks = columns["rank"].count(1)
     totals.unscored = len(columns["nats"]) - totals.tokens
-    return columns, totals
+    return part
+
+
+def _refuse(rows: SavedRows, row: int, fault: str, skip_bad: bool) -> None:
+    if not skip_bad:
+        raise DataError(
+            f"{rows.source}, row {row}: {fault}", "every row is scored", "mend it, or pass --skip-bad to leave it out"
+        )
 
 
 def _lists(scores: Scores) -> tuple[list[float], list[int], list[float]]:
     return scores.nats.tolist(), scores.rank.tolist(), scores.entropy.tolist()
 
 
-class _Part:
+class _Rows:
     """Some of the rows."""
 
     def __init__(self, rows: SavedRows, part: range) -> None:

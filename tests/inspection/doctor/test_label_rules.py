@@ -124,6 +124,33 @@ def test_shifts(ids: str, logits: str, target: str, expected: str | None, flat: 
     assert slugs(program) == ([expected] if expected else [])
 
 
+@pytest.mark.parametrize(
+    ("target", "shift", "expected"),
+    [("ids", 1, []), ("ids", 0, ["labels-not-shifted"]), ("ids.roll(-1, 1)", 1, ["labels-shifted-twice"])],
+)
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "xent.cross_entropy(model(ids), {}, dim=-1, shift={})",
+        "xent.linear_cross_entropy(model[0](ids), model[1].weight, {}, shift={})",
+    ],
+)
+def test_xents_own_shift(loss: str, target: str, shift: int, expected: list[str]) -> None:
+    """At most the last token, which `roll` puts in front, is off: 4 of 40 targets would be too many to tell."""
+    program = f"import xent\nids = torch.randint(40, (2, 120))\n{MODEL}{loss.format(target, shift)}.backward()\n"
+    assert slugs(program) == expected
+
+
+def test_a_shifted_loss_at_its_level() -> None:
+    """Copies of the text, so that logits and targets that are not moved by the shift would look like a wrong scale."""
+    program = (
+        "import xent\nids = (torch.arange(160).view(4, 40) * 7) % 40\nhead = torch.nn.Linear(40, 40, bias=False)\n"
+        "head.weight.data = 30 * torch.eye(40).roll(7, 0)\nx = torch.eye(40)[ids]\n"
+        "xent.linear_cross_entropy(x, head.weight, ids, shift=1).backward()\n"
+    )
+    assert slugs(program) == []
+
+
 def test_an_autoencoder_whose_decoder_reads_shifted_ids_is_right() -> None:
     program = (
         "ids = torch.randint(40, (4, 12))\nread, write = torch.nn.Embedding(40, 8), torch.nn.Embedding(40, 8)\n"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xent.problem import Rows, counted_mask, safe_target, true_class
+from xent.problem import Rows, counted_mask, nan_where_out_of_range, safe_target, true_class
 from xent.row_stats import RowStats
 from xent.terms import LossTerms
 
@@ -74,7 +74,9 @@ def _loss_and_weight(problem: Rows, z: Tensor, log_p: Tensor) -> tuple[Tensor, T
         loss, weight = loss * row_weight, weight * row_weight
     if terms.z_loss:
         loss = loss + weight * terms.z_loss * z.logsumexp(-1).square()
-    counted = counted_mask(problem)
+    counted, mark = counted_mask(problem), nan_where_out_of_range(problem)
+    if mark is not None:
+        loss, weight = loss * mark, weight * mark
     return _where(counted, loss), _where(counted, weight)
 
 

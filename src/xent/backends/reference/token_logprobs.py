@@ -5,8 +5,10 @@ ln p = z − logsumexp(z),  z = softcap · tanh(logit_scale · x / softcap)     
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from xent import target_checks
 from xent.backends.reference import linear_cross_entropy
 from xent.backends.reference.cross_entropy import entropy, scaled_logits
 from xent.head import HeadRows
@@ -19,7 +21,7 @@ def rows(problem: Rows | HeadRows, with_entropy: bool, top: int) -> TokenLogprob
     problem = _with_logits(problem)
     z = scaled_logits(problem.logits, problem.terms, problem.stats_dtype)
     ignored = problem.target == problem.terms.ignore_index
-    index = problem.target.masked_fill(ignored, -1).unsqueeze(-1)
+    index = marked_index(problem).unsqueeze(-1)
     best = z.sort(dim=-1, descending=True, stable=True).indices[..., :top].masked_fill(ignored.unsqueeze(-1), -1)
     log_p, row_entropy = at(problem, index)
     return TokenLogprobs(
@@ -31,13 +33,26 @@ def rows(problem: Rows | HeadRows, with_entropy: bool, top: int) -> TokenLogprob
 
 
 def at(problem: Rows | HeadRows, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Ln p of given classes (*rows, m), 0 where the index is −1, and the entropy of every row."""
+    """Ln p of given classes (*rows, m), 0 where the index is −1, and the entropy of every row.
+
+    On a GPU, where nobody has looked, NaN where there is no such class.
+    """
     problem = _with_logits(problem)
     log_p = scaled_logits(problem.logits, problem.terms, problem.stats_dtype).log_softmax(-1)
     counted, row_entropy = counted_mask(problem), entropy(log_p)
     if counted is not None:
         row_entropy = row_entropy.masked_fill(~counted, 0)
-    return log_p.gather(-1, index.clamp(min=0)).masked_fill(index < 0, 0), row_entropy
+    if target_checks.readable_at_once(index):
+        return log_p.gather(-1, index.clamp(min=0)).masked_fill(index < 0, 0), row_entropy
+    classes = problem.num_classes
+    mark = torch.ones_like(index, dtype=log_p.dtype).masked_fill(index >= classes, torch.nan)
+    return (log_p.gather(-1, index.clamp(0, classes - 1)) * mark).masked_fill(index < 0, 0), row_entropy
+
+
+def marked_index(problem: Rows | HeadRows) -> Tensor:
+    """The targets, −1 where ignored and at least C where out of range: nothing else may look like an ignored one."""
+    target = problem.target
+    return torch.where(target < 0, problem.num_classes, target).masked_fill(target == problem.terms.ignore_index, -1)
 
 
 def _with_logits(problem: Rows | HeadRows) -> Rows:

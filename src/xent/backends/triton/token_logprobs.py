@@ -40,9 +40,10 @@ def forward(problem: Rows | HeadRows, with_entropy: bool, top: int) -> Scores:
         values, best, z = _of_chunks(problem, with_entropy, top)
     target = problem.target.reshape(-1, 1)
     ignored = target == problem.terms.ignore_index
+    marked = torch.where(target < 0, problem.num_classes, target)  # −1 is for ignored rows
     of_top = (z - values.largest.unsqueeze(1)) - values.logsum.unsqueeze(1)
     log_p = torch.cat([-values.loss.unsqueeze(1), of_top.masked_fill(ignored, 0)], 1)
-    return Scores(log_p, torch.cat([target, best], 1).masked_fill(ignored, -1), values)
+    return Scores(log_p, torch.cat([marked, best], 1).masked_fill(ignored, -1), values)
 
 
 def gradients(

@@ -15,6 +15,7 @@ from xent.inspection.examination._run import Run
 
 _ABOVE = 2.0  # nats above ln C, and times ln C: logits of standard deviation 1 give about half a nat
 _LAYERS = ("Addmm", "Mm", "Linear", "Convolution", "Addmv", "Mv")
+_LOSSES = ("cross_entropy", "linear_cross_entropy")
 _MOST_ROWS = 2048
 
 
@@ -27,11 +28,11 @@ class _InitialLossTooHigh(Watcher):
         self._looked = False
 
     def at_loss_call(self, call: LossCall) -> None:
-        if call.number > 1 or not call.grad_enabled or call.name != "cross_entropy" or call.output is None:
+        if call.number > 1 or not call.grad_enabled or call.name not in _LOSSES or call.output is None:
             return
         if self.run.num_steps or self.run.num_backwards or not call.has_class_indices:
             return
-        weight = _output_weight(call.provenance)
+        weight = _layer_of(call)
         found = None if weight is None else _judged(call, weight)
         self._looked = self._looked or weight is not None
         if found is not None:
@@ -41,6 +42,16 @@ class _InitialLossTooHigh(Watcher):
         if not self._looked or not self.run.num_backwards:
             raise NotChecked("no first loss to train on was computed from the output of a layer")
         return self._found[:1]
+
+
+def _layer_of(call: LossCall) -> Tensor | None:
+    """The weight that made the logits, if it is a parameter and nothing was done to them since."""
+    if call.option("logit_scale", 1.0) != 1 or call.option("softcap") is not None:
+        return None
+    if call.name == "cross_entropy":
+        return _output_weight(call.provenance)
+    weight = call.arguments["linear_weight"]
+    return weight if weight.is_leaf and weight.requires_grad else None
 
 
 def _output_weight(provenance: Provenance) -> Tensor | None:

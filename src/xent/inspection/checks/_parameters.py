@@ -63,7 +63,10 @@ class _Held:
 
 
 class _Unheld(Watcher):
-    """Leaves behind the sampled backwards that no optimizer holds; the process is searched only if there are any."""
+    """Leaves behind the sampled backwards that no optimizer holds; the process is searched only if there are any.
+
+    An optimizer that was made before the doctor is known from its first step on: until one is known, leaves wait.
+    """
 
     every_step = False
 
@@ -73,6 +76,8 @@ class _Unheld(Watcher):
         self._known: dict[int, weakref.ref[Tensor]] = {}
         self._inputs: set[int] = set()
         self._saw_backward = False
+        self._waiting: list[weakref.ref[Tensor]] = []
+        self._waiting_site: CallSite | None = None
 
     def at_backward(self, backward: BackwardCall) -> None:
         if backward.is_grad:  # what a gradient is asked of by name is an input, unless it is a Parameter
@@ -82,14 +87,25 @@ class _Unheld(Watcher):
             return
         self._saw_backward = True
         self._held.note_all()
+        self.wait_no_longer()
         unheld = [leaf for leaf in backward.parameters if leaf not in self._held]
         fresh = [leaf for leaf in unheld if self._is_fresh(leaf)]
         self.again(unheld, backward)
-        if fresh:
+        if fresh and not self.run.optimizers:
+            self._waiting, self._waiting_site = [weakref.ref(leaf) for leaf in fresh], backward.site
+        elif fresh:
             self.first_seen(fresh, holdings_of(self.run), backward.site)
 
     def at_step(self, step: OptimizerStep) -> None:
         self._held.note(step.optimizer)
+        self.wait_no_longer()
+
+    def wait_no_longer(self) -> None:
+        """Judge the leaves that wait; those that are gone can't be looked up any more."""
+        waiting, self._waiting = [reference() for reference in self._waiting], []
+        fresh = [leaf for leaf in waiting if leaf is not None and leaf not in self._held]
+        if fresh:
+            self.first_seen(fresh, holdings_of(self.run), self._waiting_site)
 
     def _is_fresh(self, leaf: Tensor) -> bool:
         known = self._known.get(id(leaf))
@@ -146,6 +162,7 @@ class _NotRegistered(_Unheld):
 
     def at_end(self) -> Iterator[Found]:
         self._held.note_all()
+        self.wait_no_longer()
         if not self._saw_backward:
             raise NotChecked("backward() was not called")
         loose = [each for each in self._loose if self._is_mistake(each)]
@@ -237,6 +254,7 @@ class _NotInOptimizer(_Unheld):
 
     def at_end(self) -> Iterable[Found] | None:
         self._held.note_all()
+        self.wait_no_longer()
         if not any(facts.num_steps for facts in self.run.optimizers):
             raise NotChecked("no optimizer made a step")
         if not self._saw_backward or self.run.num_steps < 2:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from xent.inspection.checks._rule import Rule
 from xent.inspection.examination._events import LossCall
 from xent.inspection.examination._finding import Found, NotChecked
 from xent.inspection.examination._provenance import saved_dim
+
+_MOST_ROWS = 512
+_ROUNDING = 1e-2  # of the sum of a row of half precision
 
 
 def _softmax_before_cross_entropy(call: LossCall) -> Iterator[Found]:
@@ -20,15 +24,36 @@ def _softmax_before_cross_entropy(call: LossCall) -> Iterator[Found]:
         proof, certainty = _signature(call), "signature"
     if proof:
         classes = call.num_classes
-        floor = math.log1p((classes - 1) / math.e)
+        floor, factor = math.log1p((classes - 1) / math.e), _shrunk(call)
+        gradients = f"in this batch the gradients are {factor:.3g} times" if factor > 1 else "the gradients are"
         yield Found(
             message=f"softmax is applied to the logits before {call.name}, which applies it itself: with {classes:,} "
-            f"classes the loss cannot fall below {floor:.4g}, and the gradients shrink.",
+            f"classes the loss cannot fall below {floor:.4g}, and {gradients} smaller than without it.",
             fix="pass the logits as they are: leave out the softmax (keep it for what you show)",
             proof=proof,
-            values={"classes": classes, "floor": floor},
+            values={"classes": classes, "floor": floor} | ({"gradient_factor": factor} if factor > 1 else {}),
             certainty=certainty,
         )
+
+
+def _shrunk(call: LossCall) -> float:
+    """‖p − y‖ / ‖J (softmax(p) − y)‖, J the derivative of p = softmax(z) with respect to z; NaN if it is not known.
+
+    Both are gradients with respect to the same logits z: without the first softmax and with it.
+    """
+    try:
+        p_NC, target = call.rows(_MOST_ROWS).double(), call.targets_of_rows(_MOST_ROWS)
+    except NotChecked:
+        return math.nan
+    counted = (target != call.ignore_index) & (target >= 0) & (target < call.num_classes)
+    p_NC, target = p_NC[counted], target[counted].long()
+    if not bool((p_NC.sum(1) - 1).abs().le(_ROUNDING).all()):
+        return math.nan  # some of the classes were cut off
+    y_NC = torch.zeros_like(p_NC).scatter_(1, target[:, None], 1.0)
+    error_NC = p_NC.softmax(1) - y_NC
+    through = p_NC * (error_NC - (p_NC * error_NC).sum(1, keepdim=True))
+    with_it, without = float(through.norm()), float((p_NC - y_NC).norm())
+    return without / with_it if with_it and math.isfinite(without / with_it) else math.nan
 
 
 def _proved_by_graph(call: LossCall) -> str | None:
@@ -47,7 +72,7 @@ def _proved_by_graph(call: LossCall) -> str | None:
 
 
 def _signature(call: LossCall) -> str:
-    rows = call.rows(512)
+    rows = call.rows(_MOST_ROWS)
     if bool((rows == rows[..., :1]).all()):
         return ""  # 1/C for every class: as good a way as any to write that nothing is known
     return "every row is ≥ 0 and sums to 1" if looks_like_probabilities(rows) else ""

@@ -14,14 +14,15 @@ from xent.inspection.checks._rule import Rule, Watcher
 from xent.inspection.examination._call_site import CallSite
 from xent.inspection.examination._events import BackwardCall, LossCall
 from xent.inspection.examination._finding import Found, NotChecked
-from xent.inspection.examination._provenance import saved
-from xent.inspection.examination._run import Run
+from xent.inspection.examination._provenance import leaf_taken_by, saved
+from xent.inspection.examination._run import Run, described
 
 _STEPS = 40  # before which a model may still be at its beginning; calls 50, 100 and 200 of a line are looked at
 _LOOKS = 3  # sampled calls in a row, the last ones of the line
 _SPREAD = 0.05  # of ln p between rows: probabilities differ by less than 5 %
 _NOISE = 0.1  # relative, between the loss and the entropy of the labels of one batch
 _MOST_ROWS = 512
+_LOSSES = ("cross_entropy", "linear_cross_entropy", "binary_cross_entropy_with_logits")
 
 
 @dataclass
@@ -60,7 +61,7 @@ class _StuckAtPrior(Watcher):
     def at_loss_call(self, call: LossCall) -> None:
         if call.output is None or not call.output.requires_grad or self.run.num_steps < _STEPS:
             return
-        if call.name not in ("cross_entropy", "binary_cross_entropy_with_logits"):
+        if call.name not in _LOSSES:
             return
         line = self._lines.setdefault(call.site, _Line(call.site))
         look = _binary_look(call) if call.is_binary else _look(call)
@@ -71,7 +72,7 @@ class _StuckAtPrior(Watcher):
 
     def at_backward(self, backward: BackwardCall) -> None:
         if backward.sampled and not backward.is_grad and self._due is not None:
-            self._due.dead, self._due = _dead_layers(backward), None
+            self._due.dead, self._due = _dead_layers(backward, self.run), None
 
     def at_end(self) -> Iterator[Found]:
         if len(self.run.optimizers) > 1:
@@ -109,12 +110,20 @@ def _binary_look(call: LossCall) -> _Look | None:
     return _Look(0, float(loss), prior, float(logits.std()), prior or math.inf)
 
 
-def _dead_layers(backward: BackwardCall) -> str:
-    relus = [saved(edge, "result") for edge in backward.nodes if kind_of(edge) == "Relu"]
-    dead = [each for each in relus if isinstance(each, Tensor) and each.layout == torch.strided and not each.any()]
+def _dead_layers(backward: BackwardCall, run: Run) -> str:
+    relus = [edge for edge in backward.nodes if kind_of(edge) == "Relu"]
+    dead = [edge for edge in relus if _gives_nothing(saved(edge, "result"))]
     if not dead:
         return ""
-    return f" {len(dead)} of {len(relus)} ReLUs give 0 for every row: no gradient passes them."
+    names = run.parameter_names()
+    weights = [leaf_taken_by(operand) for edge in dead if (operand := edge.operands[0]) is not None]
+    layers = [described(weight, names) for weight in weights if weight is not None]
+    behind = f" (behind {', '.join(layers[:4])}{', …' * (len(layers) > 4)})" if layers else ""
+    return f" {len(dead)} of {len(relus)} ReLUs give 0 for every row{behind}: no gradient passes them."
+
+
+def _gives_nothing(result: object) -> bool:
+    return isinstance(result, Tensor) and result.layout == torch.strided and not bool(result.any())
 
 
 def _found(line: _Line) -> Found:

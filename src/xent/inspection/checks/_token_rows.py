@@ -45,9 +45,7 @@ def token_rows(call: LossCall) -> TokenRows:
     Raises:
         NotChecked: there are no rows of tokens.
     """
-    if not call.has_class_indices:
-        raise NotChecked("the targets are no class indices")
-    target = call.values_of(call.target)
+    target = call.class_indices
     shape = _row_shape(call, target)
     if shape is None or shape[1] < 2 or target.numel() > _MOST_TOKENS:
         raise NotChecked("the targets are no rows of tokens")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -145,7 +146,7 @@ class LossCall:
         dim = self.arguments.get("dim")
         if dim is not None:
             return dim % rank
-        return rank - 1 if self.name == "kl_div" else min(1, rank - 1)
+        return rank - 1 if self.name in ("kl_div", "linear_cross_entropy") else min(1, rank - 1)
 
     @property
     def num_classes(self) -> int:
@@ -159,7 +160,23 @@ class LossCall:
     @cached_property
     def has_class_indices(self) -> bool:
         """Whether the targets are class indices (else probabilities)."""
-        return not self.is_binary and not self.target.is_floating_point()
+        target = self.target
+        return not self.is_binary and isinstance(target, Tensor) and not target.is_floating_point()
+
+    @cached_property
+    def class_indices(self) -> Tensor:
+        """The class index of each row, where xent's `shift=` puts it; a row that it leaves without one is ignored.
+
+        Raises:
+            NotChecked: the targets are probabilities, or can't be read.
+        """
+        if not self.has_class_indices:
+            raise NotChecked("the targets are no class indices")
+        target, shift = _values.readable(self.target), self.option("shift", 0)
+        if not shift or target.ndim == 0:
+            return target
+        ignored = torch.full_like(target[..., :shift], self.ignore_index)
+        return torch.cat([target[..., shift:], ignored], -1)
 
     @cached_property
     def provenance(self) -> Provenance:
@@ -194,10 +211,19 @@ class LossCall:
     def rows(self, most: int = 4096) -> Tensor:
         """At most so many rows of the input, classes last: (n, C), detached, evenly spread; a view where it can be.
 
+        Of a loss without logits, those that the layer makes of so many hidden states; xent's scale and cap are applied.
+
         Raises:
             NotChecked: the values can't be read (meta, functorch, a tensor subclass), or the graph did not keep them.
         """
-        return _values.rows(self.input, self.class_dim, most)
+        if self.name == "linear_cross_entropy":
+            hidden = _values.rows(self.input, self.class_dim, most, self.num_classes)
+            found = _values.through_layer(hidden, self.arguments["linear_weight"], self.option("linear_bias"))
+        else:
+            found = _values.rows(self.input, self.class_dim, most)
+        scale, cap = self.option("logit_scale", 1.0), self.option("softcap")
+        found = found if scale == 1 else found * scale
+        return found if cap is None else cap * (found / cap).tanh()
 
     def values_of(self, tensor: Tensor) -> Tensor:
         """The tensor, detached, where its values can be read.
@@ -224,9 +250,7 @@ class LossCall:
         Raises:
             NotChecked: the targets are probabilities, or can't be read.
         """
-        if not self.has_class_indices:
-            raise NotChecked("the targets are no class indices")
-        return _values.evenly(_values.readable(self.target).reshape(-1), most, self.num_classes)
+        return _values.evenly(self.class_indices.reshape(-1), most, self.num_classes)
 
     @cached_property
     def counted(self) -> Tensor:
@@ -235,9 +259,7 @@ class LossCall:
         Raises:
             NotChecked: the targets are probabilities, or can't be read.
         """
-        if not self.has_class_indices:
-            raise NotChecked("the targets are no class indices")
-        flat = _values.readable(self.target).reshape(-1)
+        flat = self.class_indices.reshape(-1)
         return flat[flat != self.ignore_index]
 
 

@@ -204,7 +204,9 @@ def _of_xent(edge: Edge) -> LossCall | None:
         tensors = edge.saved_tensors()
     except NotExplained:
         return None
-    if name == "linear_cross_entropy" or len(tensors) < 2:
+    if name == "linear_cross_entropy":
+        return _of_linear(edge, tensors)
+    if len(tensors) < 2:
         return None
     terms = getattr(edge.node, "terms", None)
     input = tensors[0]
@@ -214,6 +216,28 @@ def _of_xent(edge: Edge) -> LossCall | None:
             arguments[option] = getattr(terms, option)
     table = LossTable(edge=edge.operands[0], shape=tuple(input.shape), class_dim=max(input.ndim - 1, 0), node=edge)
     return LossCall(name=name, origin="graph", arguments=arguments, table=table)
+
+
+def _of_linear(edge: Edge, tensors: Sequence[Tensor | None]) -> LossCall | None:
+    """A loss without logits: hidden states, the layer and the targets, as its node saved them."""
+    problem = getattr(edge.node, "problem", None)
+    hidden, weight, bias, target, class_weight = tensors[:5]
+    if problem is None or hidden is None or weight is None or target is None or problem.extra_shape:
+        return None
+    if target.ndim != hidden.ndim - (not target.is_floating_point()):
+        return None  # the few classes of a sparse target
+    terms = problem.terms
+    arguments = {
+        "input": hidden,
+        "linear_weight": weight,
+        "linear_bias": bias,
+        "target": target,
+        "weight": class_weight,
+        "reduction": getattr(edge.node, "reduction", terms.reduction),
+        **{name: getattr(terms, name) for name in ("ignore_index", "label_smoothing", "softcap", "logit_scale")},
+    }
+    table = LossTable(edge=edge.operands[0], shape=tuple(hidden.shape), class_dim=hidden.ndim - 1, node=edge)
+    return LossCall(name="linear_cross_entropy", origin="graph", arguments=arguments, table=table)
 
 
 def _explained(root: Tensor) -> Sequence[Term]:

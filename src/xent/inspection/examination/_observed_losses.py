@@ -15,6 +15,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 from xent.inspection.examination import _sessions
 from xent.inspection.examination._arguments import bound
 from xent.inspection.examination._batch_sizes import BatchSizes
+from xent.inspection.examination._call_site import user_frame
 from xent.inspection.examination._events import LossCall
 from xent.inspection.examination._from_graph import mark_as_seen
 from xent.inspection.examination._patches import as_original, unseen_by_warnings
@@ -29,9 +30,10 @@ def observed(name: str, origin: Origin) -> Callable[[Callable[..., Any]], Callab
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         @as_original(original)
         def observed_loss(*args: Any, **kwargs: Any) -> Any:
-            if not _sessions.at_work() or _is_traced(sys._getframe(1)):
+            if not _sessions.at_work() or _is_traced(frame := sys._getframe(1)) or _stands_in(args, kwargs):
                 return _plain(original, args, kwargs)
             call = _Observed(name, origin, original, args, kwargs)
+            call.came_from(user_frame(frame))
             if call.on_accelerator:
                 call.before()
             _sessions.enter()
@@ -57,14 +59,20 @@ def _is_traced(frame: FrameType) -> bool:
     return frame.f_code.co_filename.startswith("<eval_with_key>")
 
 
+def _stands_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the input is no tensor but acts as one, as logits that nobody has made: what it calls is observed."""
+    input = args[0] if args else kwargs.get("input")
+    return not isinstance(input, Tensor) and hasattr(type(input), "__torch_function__")
+
+
 @unseen_by_warnings
 def _plain(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The function itself; subclasses and modes are shown the original, which they may know by identity."""
     if torch.compiler.is_dynamo_compiling():
         return original(*args, **kwargs)
     if original.__module__.startswith("torch") and has_torch_function((*args, *kwargs.values())):
-        tensors = tuple(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-        return handle_torch_function(original, tensors, *args, **kwargs)
+        asked = tuple(value for value in (*args, *kwargs.values()) if hasattr(type(value), "__torch_function__"))
+        return handle_torch_function(original, asked, *args, **kwargs)
     return original(*args, **kwargs)
 
 
@@ -83,15 +91,18 @@ class _Observed:
         self._origin: Origin = origin
         self._original, self._args, self._kwargs = original, args, kwargs
         self._graded = torch.is_grad_enabled()
-        frame = _sessions.caller()
         self._places: list[tuple[Session, Place, int]] = []
+        input = args[0] if args else kwargs.get("input")
+        if isinstance(input, Tensor):
+            self._input, self._dims, self.on_accelerator = input, input.dim(), not input.is_cpu
+        else:
+            self._input, self._dims, self.on_accelerator = None, -1, False
+
+    def came_from(self, frame: FrameType | None) -> None:
+        """Which line it is a call of, and the how manieth."""
         for session in _sessions.all_sessions():
             place = session.place(frame)
             self._places.append((session, place, place.number))  # another thread may be at the same line
-        input = args[0] if args else kwargs.get("input")
-        self._input = input if isinstance(input, Tensor) else None
-        self._dims = -1 if self._input is None else self._input.dim()
-        self.on_accelerator = self._input is not None and not self._input.is_cpu
 
     def before(self) -> None:
         """On an accelerator."""
@@ -127,7 +138,7 @@ class _Observed:
             place.was_asked, place.batches = True, self._counter(session, place)
         if place.batches is not None and (not self._kwargs or self._kwargs.get("reduction", "mean") == "mean"):
             run = session.run
-            place.batches.add(self._input.shape[0], run.num_backwards, run.num_steps)  # type: ignore[union-attr]
+            place.batches.add(self._input.size(0), run.num_backwards, run.num_steps)  # type: ignore[union-attr]
 
     def _counter(self, session: Session, place: Place) -> BatchSizes | None:
         site, input, batches = place.site, self._input, session.run.batches

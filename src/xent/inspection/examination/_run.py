@@ -7,6 +7,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import compress
 
 import torch
 from torch.nn import Module
@@ -74,12 +75,14 @@ class Run:
     def modules(self) -> list[Module]:
         """All modules of the process that belong to no other one: the models, losses and loose layers.
 
-        Looks through every object of the process (about 20 ms): once a run, not once a step.
+        Looks through every object of the process (60 ms for 300,000): once a run, not once a step.
         """
         if self.model is not None and (given := self.model()) is not None:
             return [given]
         kinds = _kinds_of_modules()
-        found = [each for each in gc.get_objects() if type(each) in kinds]
+        objects = gc.get_objects()
+        found: list[Module] = list(compress(objects, map(kinds.__contains__, map(type, objects))))
+        del objects
         inner = {id(child) for module in found for child in vars(module).get("_modules", {}).values()}
         return [module for module in found if id(module) not in inner and "_modules" in vars(module)]
 

@@ -24,6 +24,7 @@ from xent.errors import DtypeError, OptionError
 from xent.integrations.transformers._deferred_logits import DeferredLogits, Parts
 
 _MARK = "xent_defers"  # on the model: "loss" or "always"
+_WHOLE = "shard the model as one unit with its head, or use xent.distributed"
 _FLAG = "xent_defers_logits"  # on the head: True while the model's forward makes a loss
 
 
@@ -158,7 +159,9 @@ def _head_of(model: nn.Module) -> nn.Linear:
         raise DtypeError(
             got if head is None else f"{type(model).__name__}: {got}",
             "a loss without logits needs the weight of an nn.Linear",
-            "pass a …ForCausalLM whose head is one, and leave the head out of LoRA and quantization",
+            _WHOLE
+            if _is_sharded(head)
+            else "pass a …ForCausalLM whose head is one, without LoRA or quantization on it",
         )
     return head
 
@@ -205,14 +208,17 @@ def _deferring_forward(owner: str) -> Callable[[nn.Linear, Tensor], Tensor | Def
 
 
 def _check_plain(head: nn.Linear, owner: str) -> None:
-    if type(head.weight) not in (Tensor, Parameter) or any(
-        base.__name__ == "FSDPModule" for base in type(head).__mro__
-    ):
+    if type(head.weight) not in (Tensor, Parameter) or _is_sharded(head):
         raise DtypeError(
             f"the head of {owner} holds a {_path(type(head.weight))} in a {_path(type(head))}",
             "a loss without logits needs the whole weight after the head's forward",
-            "shard the model as one unit with its head, or use xent.distributed",
+            _WHOLE,
         )
+
+
+def _is_sharded(head: nn.Module | None) -> bool:
+    """Whether `fully_shard` was applied to the head by itself."""
+    return any(base.__name__ == "FSDPModule" for base in type(head).__mro__)
 
 
 def _forward_with_deferred_logits(model: nn.Module) -> Callable[..., Any]:

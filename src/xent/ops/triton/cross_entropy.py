@@ -17,7 +17,7 @@ from xent.backends import reference
 from xent.backends.triton.row_layout import empty_gradient
 from xent.ops.native.again import kernels_may_run, reference_gradient
 from xent.ops.triton.flat_terms import SCHEMA, flat, terms_of
-from xent.problem import Rows, stats_dtype, true_class
+from xent.problem import Rows, check_range_of, stats_dtype, true_class
 from xent.row_stats import RowStats
 from xent.terms import LossTerms
 
@@ -114,6 +114,13 @@ def _forward(*inputs: Any) -> tuple[Tensor, ...]:
     return tuple(vars(kernel.forward(_given(inputs[:10]), inputs[10])).values())
 
 
+def _checked_forward(*inputs: Any) -> tuple[Tensor, ...]:
+    """In a graph the door, `xent.problem`, is only traced: what it does to targets out of range is done here."""
+    problem = _given(inputs[:10])
+    check_range_of(problem)
+    return _forward(*inputs)
+
+
 def _gradient(*inputs: Any) -> Tensor:
     from xent.backends.triton.cross_entropy import Saved
     from xent.backends.triton.cross_entropy_gradient import Upstream, gradient
@@ -123,7 +130,7 @@ def _gradient(*inputs: Any) -> Tensor:
 
 _forward_in_a_graph = torch.library.custom_op(
     "xent::cross_entropy_rows",
-    _forward,
+    _checked_forward,
     mutates_args=(),
     schema=f"({SCHEMA}, bool with_stats) -> ({', '.join(['Tensor'] * 8)})",
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from xent.head import HeadRows
 from xent.ops.triton.flat_terms import flat, terms_of
-from xent.problem import stats_dtype
+from xent.problem import check_range_of, stats_dtype
 
 _PROBLEM = (
     "Tensor hidden, Tensor linear_weight, Tensor? linear_bias, Tensor target, Tensor? probabilities, Tensor? weight, "
@@ -80,13 +81,24 @@ def _both(*arguments: Any) -> tuple[Tensor, ...]:
     return found.loss, found.weight, found.largest, found.logsum, found.mass, *gradients
 
 
+def _checked(run: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+    """In a graph the door, `xent.problem`, is only traced: what it does to targets out of range is done here."""
+
+    @wraps(run)
+    def checked(*arguments: Any) -> tuple[Tensor, ...]:
+        check_range_of(_problem(arguments[:_NUMBER]))
+        return run(*arguments)
+
+    return checked
+
+
 def _each(hidden: Tensor, made: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
     return tuple(hidden.new_empty(0) if gradient is None else gradient for gradient in made)
 
 
 _values_in_a_graph = torch.library.custom_op(
     "xent::linear_rows",
-    _values,
+    _checked(_values),
     mutates_args=(),
     schema=f"({_PROBLEM}, bool with_stats) -> ({', '.join(['Tensor'] * 8)})",
 )
@@ -99,7 +111,7 @@ _gradients_in_a_graph = torch.library.custom_op(
 )
 _both_in_a_graph = torch.library.custom_op(
     "xent::linear_rows_and_gradients",
-    _both,
+    _checked(_both),
     mutates_args=(),
     schema=f"({_PROBLEM}, Tensor per_row, bool[] needs) -> ({', '.join(['Tensor'] * 8)})",
 )
