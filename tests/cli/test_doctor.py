@@ -167,13 +167,6 @@ def test_a_forked_child_reports_nothing():
     assert examined.stderr.count("xent doctor ·") == 1
 
 
-def test_a_namesake_of_pythons_module_beside_the_program():
-    Path("html.py").write_text("print('mine')\n")
-    plain, examined = both(MISTAKEN + "print('before')\nimport html\n")
-    assert examined.stdout == plain.stdout == "tensor(True)\nbefore\nmine\n"
-    assert SAID in examined.stderr
-
-
 def test_an_ascii_terminal(monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     plain, examined = both("import sys\nprint('é', file=sys.stderr)\n")

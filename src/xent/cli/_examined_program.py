@@ -44,7 +44,6 @@ class Examination:
 
     def run(self, program: Program) -> int:
         """Run the program and report; its status, or 1 with findings where that is 0."""
-        _load_what_a_report_needs()
         when_torch_arrives(self._begin)
         self._report_on_termination()
         ending = run(program)
@@ -110,18 +109,6 @@ class Examination:
             os.kill(os.getpid(), number)
 
         signal.signal(signal.SIGTERM, terminated)
-
-
-def _load_what_a_report_needs() -> None:
-    """Before the program's folder comes first on the path: its html.py, say, would be taken for Python's.
-
-    Its own import of that name still finds its own.
-    """
-    had_html = "html" in sys.modules
-    from xent.report import _terminal  # noqa: F401
-
-    if not had_html:
-        sys.modules.pop("html", None)
 
 
 def _show(report: Report, stream: Any) -> None:
