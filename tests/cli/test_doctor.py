@@ -40,7 +40,7 @@ def both(script: str, *arguments: str, text: str | None = None):
 
 PROGRAMS = {
     "arguments and names": "import sys\nprint(sys.argv, __name__, __file__, __spec__, sys.path[0])\n"
-    "print(sys.modules['__main__'].__dict__ is globals())\nimport pickle\nclass A: pass\n"
+    "print(sys.modules['__main__'].__dict__ is globals(), sorted(globals()))\nimport pickle\nclass A: pass\n"
     "print(type(pickle.loads(pickle.dumps(A()))) is A)\n",
     "an exception": "def f(): raise ValueError('x')\ntry:\n    f()\n"
     "except ValueError as e:\n    raise KeyError(1) from e\n",

@@ -82,6 +82,8 @@ def _execute(program: Program) -> None:
     main = ModuleType("__main__")
     sys.modules["__main__"] = main
     main.__dict__["__builtins__"] = sys.modules["builtins"]
+    if sys.version_info < (3, 14):  # a later Python makes it when the first annotation is met
+        main.__dict__["__annotations__"] = {}
     if program.module is not None:
         _put_on_path(os.getcwd())  # noqa: PTH109
         sys.argv[:] = ["-m", *program.arguments]
