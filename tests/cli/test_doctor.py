@@ -173,6 +173,15 @@ def test_an_ascii_terminal(monkeypatch):
     assert examined.stderr == plain.stderr + "\nxent doctor - nothing was checked: the program did not import torch\n"
 
 
+def test_a_folder_with_a_main():
+    """It changes its working directory before it imports what lies beside it."""
+    Path("app").mkdir()
+    Path("app/beside.py").write_text("HERE = 1\n")
+    Path("app/__main__.py").write_text("import os, sys\nos.chdir('/')\nimport beside\nprint(sys.path[0], sys.argv)\n")
+    plain, examined = (run([*command, "app", "-x"]) for command in ([sys.executable], XENT))
+    assert (examined.stdout, examined.returncode) == (plain.stdout, 0)
+
+
 def test_a_compiled_program():
     Path("script.py").write_text("print(__name__, __file__)\n")
     py_compile.compile("script.py", "script.pyc")
