@@ -167,7 +167,7 @@ def _reach(unsafe: _Unsafe) -> tuple[dict[str, float], str]:
     gap = float((logits.amax(-1) - logits.amin(-1)).max())
     numbers["gap"] = gap
     if not math.isfinite(numbers.get("max_logit", 0.0)):
-        return {}, " (as it does in this batch)"
+        return {}, " (exp overflowed in this batch)"
     parts = [f"{name} here is {number:.4g}" for name, number in
              (("the largest x", numbers.get("max_logit")), ("the widest gap", gap)) if number is not None]  # fmt: skip
     return {name: number for name, number in numbers.items() if math.isfinite(number)}, f" ({', '.join(parts)})"
