@@ -87,7 +87,9 @@ def test_tanh_and_log1p(isa: str, dtype: type) -> None:
 
 def test_ln_of_sums(isa: str) -> None:
     """From √½ on, near 1 as well as far from it; the states of the loss hold ln in float64."""
-    x = np.concatenate([np.linspace(0.7072, 1.5, 3001), np.geomspace(1, 3e38, 3001), 1 + np.geomspace(1e-16, 1e-3, 500)])
+    x = np.concatenate(
+        [np.linspace(0.7072, 1.5, 3001), np.geomspace(1, 3e38, 3001), 1 + np.geomspace(1e-16, 1e-3, 500)]
+    )
     got = np.empty_like(x)
     _kernels.apply("ln", x, got)
     with mpmath.workdps(40):
