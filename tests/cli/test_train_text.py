@@ -89,13 +89,15 @@ def test_what_is_wrong_is_said_in_one_line(case: str, capfd: pytest.CaptureFixtu
 
 
 def test_a_run_fits_80_columns_and_counts_what_it_left_out(capfd: pytest.CaptureFixture[str]):
-    assert main([*QUICK[:2], "--data", "bad.csv", *SMALL, "--skip-bad"]) == 0
+    assert main([*QUICK[:2], "--data", "bad.csv", *SMALL, "--skip-bad", "--class-weights"]) == 0
     out, err = capfd.readouterr()
     assert err == ""
     assert "left out   2 bad rows: 1 × not as many cells as columns, 1 × no label; first row 62: 1 cell under" in out
     table = out[out.index("── train") :].splitlines()
     assert max(map(len, table)) <= 80
     assert "macro-F1" in out
+    assert "○ validation   " in out  # in one line with its numbers
+    assert "   weighted\n" in out
     assert "0.6931 = ln 2, guessing" in out
     assert main([*QUICK[:2], "--resume", "runs/text-1", "--epochs", "3", "--json"]) == 0
     summary = json.loads(capfd.readouterr().out)

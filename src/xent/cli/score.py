@@ -267,6 +267,10 @@ def _unscored(count: int) -> str:
     return f"; {count:,} first tokens are predicted by nothing" if count else ""
 
 
+def _short(perplexity: float) -> str:
+    return f"{perplexity:,.4f}" if perplexity < 1e6 else f"{perplexity:.4g}"
+
+
 def _named(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
@@ -280,8 +284,9 @@ def _summary(scored: Scored, kind: str) -> list[str]:
     what = "token" if kind == "text" else "row"
     lines = []
     if kind == "text":
+        texts = "text" if totals.texts == 1 else "texts"
         lines.append(
-            f"scored     {totals.tokens:,} tokens of {totals.texts:,} texts, {totals.bytes:,} bytes, "
+            f"scored     {totals.tokens:,} tokens of {totals.texts:,} {texts}, {totals.bytes:,} bytes, "
             f"{totals.words:,} words" + _unscored(totals.unscored)
         )
     else:
@@ -295,13 +300,13 @@ def _summary(scored: Scored, kind: str) -> list[str]:
     lines.append(f"total      {totals.nats:,.4f} nats")
     lines.append(
         f"{what:<10} {means['nats_per_token']:.4f} nats, {means['bits_per_token']:.4f} bits, "
-        f"perplexity {means['perplexity']:,.4f}; the model expected {means['entropy_per_token']:.4f} nats"
+        f"perplexity {_short(means['perplexity'])}; the model expected {means['entropy_per_token']:.4f} nats"
     )
     if "bits_per_byte" in means:
         lines += [
-            f"byte       {means['bits_per_byte']:.4f} bits, perplexity {means['byte_perplexity']:,.4f}",
+            f"byte       {means['bits_per_byte']:.4f} bits, perplexity {_short(means['byte_perplexity'])}",
             f"character  {means['bits_per_character']:.4f} bits",
-            f"word       perplexity {means['word_perplexity']:,.4f}",
+            f"word       perplexity {_short(means['word_perplexity'])}",
         ]
     lines.append(f"likeliest  {100 * means['accuracy']:.1f} % of the {what}s")
     return lines

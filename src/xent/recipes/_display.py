@@ -52,7 +52,7 @@ _MEASURES = (
     Measure("accuracy", "accuracy", lambda share: f"{100 * share:.2f} %", 12),
     Measure("macro-F1", "macro_f1", lambda share: f"{100 * share:.2f} %", 10),
     Measure("smoothed nats", "smoothed_loss", "{:.4f}".format, 0),
-    Measure("weighted nats", "weighted_loss", "{:.4f}".format, 0),
+    Measure("weighted", "weighted_loss", "{:.4f}".format, 0),
 )
 
 
