@@ -1,18 +1,26 @@
 # What does the cross-entropy of sharded logits cost, beside torch's loss_parallel and Megatron's scheme?
 #
 #   .venv/bin/python benchmarks/vocab_parallel.py
-#   .venv/bin/python benchmarks/vocab_parallel.py --rows 4096 --classes 65536 --dtype bfloat16 --json out.json
+#   .venv/bin/python benchmarks/vocab_parallel.py --case linear --json benchmarks/results/vocab-parallel.json
 #
-# Two processes on one machine, gloo over the loopback, forward and backward, one thread each. Bytes are those that each
+# Two processes on one machine, gloo over the loopback, forward and backward, one thread each; --case logits begins with
+# the logits of a rank, --case linear with hidden states and a rank's rows of the weight. Bytes are those that each
 # process wrote to its sockets (wchar of /proc/self/io, so they include every header of gloo), collectives are what
-# torch.distributed was asked for, counted at its functions; memory is the rise of the resident high-water mark in one
-# call. Times are medians over rounds in which the contestants take turns; a round's time is that of the slower rank.
+# torch.distributed was asked for, as torch's profiler saw them. Memory is the rise of the resident high-water mark in
+# one call ("peak"), and the rise of the resident memory between forward and backward ("held"). Times are medians over
+# rounds in which the contestants take turns; a round's time is that of the slower rank.
 import argparse
+import contextlib
+import ctypes
+import gc
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,7 +30,7 @@ import torch.nn.functional as F
 
 from xent.bench.machine import describe
 from xent.bench.memory import peak_extra_bytes
-from xent.distributed import vocab_parallel_cross_entropy
+from xent.distributed import vocab_parallel_cross_entropy, vocab_parallel_linear_cross_entropy
 
 MIB = 2**20
 
@@ -60,37 +68,98 @@ class MegatronScheme(torch.autograd.Function):
         return z.to(ctx.dtype), None, None
 
 
-def contestants(logits, target, rank, size):
-    """Calls that make the gradient of the rank's logits."""
+class SummedGradient(torch.autograd.Function):
+    """What stands before a column-parallel layer: nothing forward, an all-reduce backward."""
+
+    @staticmethod
+    def forward(ctx, hidden):
+        return hidden.view_as(hidden)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        total = upstream.contiguous()
+        dist.all_reduce(total)
+        return total
+
+
+def contestants(options, rank, size):
+    """For each name a function that makes leaves, and one that makes the loss of them."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import DTensor, Shard
     from torch.distributed.tensor.parallel import loss_parallel
 
-    mesh, group, start = init_device_mesh("cpu", (size,)), dist.group.WORLD, rank * logits.shape[1]
+    mesh, group = init_device_mesh("cpu", (size,)), dist.group.WORLD
+    tensors, target = problem(options, rank, size)
+    start = rank * (options.classes // size)
 
-    def leaf():
-        return logits.detach().requires_grad_()
+    def leaves():
+        return [tensor.detach().requires_grad_() for tensor in tensors]
 
-    def xent():
-        given = leaf()
-        loss = vocab_parallel_cross_entropy(given, target, group=group)
-        loss.backward()
-        return loss.detach(), given.grad
+    def logits_of(given):
+        """A column-parallel linear layer: the gradient of the hidden states is summed over the ranks."""
+        return given[0] if len(given) == 1 else SummedGradient.apply(given[0]) @ given[1].T
 
-    def torch_loss_parallel():
-        given = leaf()
-        with loss_parallel():
-            loss = F.cross_entropy(DTensor.from_local(given, mesh, [Shard(1)], run_check=False), target)
+    def xent(given):
+        if len(given) == 1:
+            return vocab_parallel_cross_entropy(given[0], target, group=group)
+        return vocab_parallel_linear_cross_entropy(given[0], given[1], target, group=group)
+
+    def torch_loss_parallel(given):
+        sharded = DTensor.from_local(logits_of(given), mesh, [Shard(1)], run_check=False)
+        loss = F.cross_entropy(sharded, target)
+        return loss.to_local() if isinstance(loss, DTensor) else loss
+
+    def megatron_scheme(given):
+        return MegatronScheme.apply(logits_of(given), target, start).mean()
+
+    plain = contextlib.nullcontext
+    return {
+        "xent": Contestant(leaves, xent, plain),
+        "torch loss_parallel": Contestant(leaves, torch_loss_parallel, loss_parallel),
+        "Megatron's scheme": Contestant(leaves, megatron_scheme, plain),
+    }
+
+
+def problem(options, rank, size):
+    """This rank's tensors and the targets; hidden states and targets are the same on every rank."""
+    own, shared = (torch.Generator().manual_seed(seed) for seed in (rank, 9))
+    dtype, width = getattr(torch, options.dtype), options.classes // size
+    target = torch.randint(options.classes, (options.rows,), generator=shared)
+    if options.case == "logits":
+        return [(3 * torch.randn(options.rows, width, generator=own)).to(dtype)], target
+    hidden = torch.randn(options.rows, options.features, generator=shared)
+    weight = torch.randn(width, options.features, generator=own) * (3 * options.features**-0.5)
+    return [hidden.to(dtype), weight.to(dtype)], target
+
+
+@dataclass
+class Contestant:
+    leaves: Callable
+    forward: Callable
+    inside: Callable
+
+    def step(self):
+        given = self.leaves()
+        with self.inside():
+            loss = self.forward(given)
             loss.backward()
-        return (loss.full_tensor() if isinstance(loss, DTensor) else loss).detach(), given.grad
+        return loss.detach(), [leaf.grad for leaf in given]
 
-    def megatron_scheme():
-        given = leaf()
-        loss = MegatronScheme.apply(given, target, start).mean()
-        loss.backward()
-        return loss.detach(), given.grad
+    def held(self):
+        """How far the resident memory rose from before the forward pass until before the backward pass."""
+        given = self.leaves()
+        before = resident()
+        with self.inside():
+            loss = self.forward(given)
+            after = resident()
+            loss.backward()
+        return after - before
 
-    return {"xent": xent, "torch loss_parallel": torch_loss_parallel, "Megatron's scheme": megatron_scheme}
+
+def resident():
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def written():
@@ -109,30 +178,29 @@ def measured(rank, size, options, store, results):
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
-    generator = torch.Generator().manual_seed(rank)
-    width = options.classes // size
-    logits = (3 * torch.randn(options.rows, width, generator=generator)).to(getattr(torch, options.dtype))
-    target = torch.randint(options.classes, (options.rows,), generator=torch.Generator().manual_seed(9))
-    calls = contestants(logits, target, rank, size)
-    found = {name: {"seconds": []} for name in calls}
+    found = {}
+    calls = contestants(options, rank, size)
     for name, call in calls.items():
         for _ in range(2):
-            loss, gradient = call()
-        found[name] |= {"loss": float(loss), "gradient_norm": float(gradient.double().norm())}
-        del gradient
-        found[name]["collectives"] = collectives_of(call)
+            loss, gradients = call.step()
+        found[name] = {"seconds": [], "loss": float(loss)}
+        found[name]["gradient_norms"] = [float(gradient.double().norm()) for gradient in gradients]
+        del gradients
+        found[name]["collectives"] = collectives_of(call.step)
         dist.barrier()
         before = written()
-        call()
+        call.step()
         found[name]["bytes"] = written() - before
         dist.barrier()
-        found[name]["extra_bytes"] = peak_extra_bytes(call)
+        found[name]["peak_bytes"] = peak_extra_bytes(call.step)
+        dist.barrier()
+        found[name]["held_bytes"] = call.held()
         dist.barrier()
     for _ in range(options.rounds):
         for name, call in calls.items():
             dist.barrier()
             begin = time.perf_counter()
-            call()
+            call.step()
             found[name]["seconds"].append(time.perf_counter() - begin)
     Path(results, f"{rank}.json").write_text(json.dumps(found))
     dist.barrier()
@@ -141,12 +209,14 @@ def measured(rank, size, options, store, results):
 
 def main():
     parser = argparse.ArgumentParser(description="Sharded cross-entropy: bytes, collectives, memory and time.")
+    parser.add_argument("--case", default="logits", choices=("logits", "linear"))
     parser.add_argument("--rows", type=int, default=2048, help="N")
     parser.add_argument("--classes", type=int, default=32768, help="V, over both ranks")
+    parser.add_argument("--features", type=int, default=256, help="D, of --case linear")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="also write the numbers here")
+    parser.add_argument("--json", type=Path, help="put the numbers there, beside those of other cases")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(measured, (options.ranks, options, f"{folder}/store", folder), options.ranks)
@@ -157,30 +227,50 @@ def main():
         rows[name] = {
             "collectives": ranks[0][name]["collectives"],
             "bytes": max(rank[name]["bytes"] for rank in ranks),
-            "extra_mib": max(rank[name]["extra_bytes"] or 0 for rank in ranks) / MIB,
+            "peak_mib": max(rank[name]["peak_bytes"] or 0 for rank in ranks) / MIB,
+            "held_mib": max(rank[name]["held_bytes"] for rank in ranks) / MIB,
             "seconds": statistics.median(worst),
+            "rounds": worst,
             "loss": ranks[0][name]["loss"],
         }
     show(rows, options)
     if options.json:
-        machine = describe()
-        content = {"machine": machine, "options": {k: v for k, v in vars(options).items() if k != "json"}, "rows": rows}
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
+        write(rows, options)
+
+
+def write(rows, options):
+    """Add a case to a file, or to a new one where the file is of another machine."""
+    machine, said = describe(), {name: value for name, value in vars(options).items() if name != "json"}
+    content = json.loads(options.json.read_text()) if options.json.exists() else {}
+    cases = content["cases"] if content.get("machine") == machine else {}
+    name = f"{options.case}-{options.dtype}-{options.rows}x{options.classes}-{options.ranks}ranks"
+    arguments = [argument for argument in sys.argv[1:] if not argument.endswith(".json") and argument != "--json"]
+    cases[name] = {
+        "command": " ".join(["python benchmarks/vocab_parallel.py", *arguments]),
+        "options": said,
+        "rows": rows,
+    }
+    options.json.write_text(json.dumps({"machine": machine, "cases": cases}, indent=1) + "\n")
 
 
 def show(rows, options):
     ours = rows["xent"]
-    gradient = options.rows * options.classes // options.ranks * (4 if options.dtype == "float32" else 2) / MIB
+    width, size = options.classes // options.ranks, 4 if options.dtype == "float32" else 2
+    numbers = options.rows * width if options.case == "logits" else (options.rows + width) * options.features
     print(
-        f"{options.rows} rows, {options.classes} classes over {options.ranks} ranks, {options.dtype}; "
-        f"forward and backward; the gradient alone takes {gradient:.0f} MiB\n"
+        f"{options.case}: {options.rows} rows, {options.classes} classes over {options.ranks} ranks, {options.dtype}; "
+        f"forward and backward; the gradients alone take {numbers * size / MIB:.0f} MiB\n"
     )
-    print(f"{'':>20} {'collectives':>12} {'bytes sent':>12} {'MiB':>8} {'ms':>9} {'time / xent':>12} {'loss':>10}")
+    columns = ("collectives", "bytes sent", "peak MiB", "held MiB", "ms")
+    print(f"{'':>20}" + "".join(f"{column:>17}" for column in columns) + f"{'loss':>12}")
     for name, row in rows.items():
-        print(
-            f"{name:>20} {row['collectives']:>12} {row['bytes']:>12,} {row['extra_mib']:>8.1f} "
-            f"{1e3 * row['seconds']:>9.1f} {row['seconds'] / ours['seconds']:>12.2f} {row['loss']:>10.6f}"
-        )
+        numbers = (row["collectives"], row["bytes"], row["peak_mib"], row["held_mib"], 1e3 * row["seconds"])
+        base = (ours["collectives"], ours["bytes"], ours["peak_mib"], ours["held_mib"], 1e3 * ours["seconds"])
+        cells = [
+            f"{n:,.{0 if isinstance(n, int) else 1}f}" + (f" ({n / b:.2f}×)" if row is not ours and b else "")
+            for n, b in zip(numbers, base, strict=True)
+        ]
+        print(f"{name:>20}" + "".join(f"{cell:>17}" for cell in cells) + f"{row['loss']:>12.6f}")
 
 
 if __name__ == "__main__":

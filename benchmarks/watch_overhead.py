@@ -91,7 +91,8 @@ class Pausable:
     """A watch that can be taken out and put in again as if no time had passed."""
 
     def __init__(self, recording: Recording) -> None:
-        self.recording, self.own = recording, dict.fromkeys(KINDS, 0.0)
+        self.recording = recording
+        self.own: dict[str, float] = dict.fromkeys(KINDS, 0.0)
         took = recording.schedule.took
 
         def noted(kind: str, step: int, seconds: float) -> None:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from xent.errors import DeviceError, TargetRangeError
+from xent.errors import OptionError, TargetRangeError
 
 _OFF = ("", "0", "false", "no", "off")
 
@@ -87,7 +87,7 @@ def look_later(target: Tensor, num_classes: int, ignore_index: int) -> None:
 class Found(NamedTuple):
     """What there is to say of targets with some out of range."""
 
-    count: int
+    num_bad: int
     low: int
     high: int
     total: int
@@ -95,10 +95,10 @@ class Found(NamedTuple):
 
     def error(self, place: str, num_classes: int, ignore_index: int) -> TargetRangeError:
         """With the place of the first one."""
-        values = f"{self.low} to {self.high}" if self.count > 1 else f"{self.low}"
+        values = f"{self.low} to {self.high}" if self.num_bad > 1 else f"{self.low}"
         by_one = self.lowest >= 1 and self.high == num_classes
         return TargetRangeError(
-            f"{self.count} of {self.total} targets are out of bounds ({values}; the first at {place})",
+            f"{self.num_bad} of {self.total} targets are out of bounds ({values}; the first at {place})",
             f"with C={num_classes} classes a target lies in [0, {num_classes - 1}] or is ignore_index={ignore_index}",
             "classes count from 0: pass target - 1" if by_one else "mend the labels",
         )
@@ -166,7 +166,7 @@ def _marks_on(device: torch.device) -> _Marks:
     if marks is not None:
         return marks
     if _is_captured(device):
-        raise DeviceError(
+        raise OptionError(
             f"a CUDA graph is captured on {device}, where no loss was checked before",
             "the memory that marks bad targets must be there before",
             "call the loss once before the capture, or xent.check_targets(False)",

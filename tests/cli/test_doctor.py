@@ -40,7 +40,7 @@ def both(script: str, *arguments: str, text: str | None = None):
 
 PROGRAMS = {
     "arguments and names": "import sys\nprint(sys.argv, __name__, __file__, __spec__, sys.path[0])\n"
-    "print(sys.modules['__main__'].__dict__ is globals())\nimport pickle\nclass A: pass\n"
+    "print(sys.modules['__main__'].__dict__ is globals(), sorted(globals()))\nimport pickle\nclass A: pass\n"
     "print(type(pickle.loads(pickle.dumps(A()))) is A)\n",
     "an exception": "def f(): raise ValueError('x')\ntry:\n    f()\n"
     "except ValueError as e:\n    raise KeyError(1) from e\n",
@@ -171,6 +171,15 @@ def test_an_ascii_terminal(monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     plain, examined = both("import sys\nprint('é', file=sys.stderr)\n")
     assert examined.stderr == plain.stderr + "\nxent doctor - nothing was checked: the program did not import torch\n"
+
+
+def test_a_folder_with_a_main():
+    """It changes its working directory before it imports what lies beside it."""
+    Path("app").mkdir()
+    Path("app/beside.py").write_text("HERE = 1\n")
+    Path("app/__main__.py").write_text("import os, sys\nos.chdir('/')\nimport beside\nprint(sys.path[0], sys.argv)\n")
+    plain, examined = (run([*command, "app", "-x"]) for command in ([sys.executable], XENT))
+    assert (examined.stdout, examined.returncode) == (plain.stdout, 0)
 
 
 def test_a_compiled_program():

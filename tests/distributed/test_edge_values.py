@@ -90,33 +90,85 @@ def test_no_row_counts(target):
     assert float(over_ranks(logits, target, normalizer=3)[0]) == 0
 
 
-def test_a_second_derivative_raises():
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_second_derivative_raises(backend):
+    """Beside a term that has one, too: a gradient that was constant in silence would be a wrong one."""
+
     def work(ranks: ThreadRanks):
         part = torch.randn(2, 3, dtype=torch.float64).requires_grad_()
-        loss = vocab_parallel_cross_entropy(part, torch.tensor([0, 4]), group=ranks)
-        (first,) = torch.autograd.grad(loss, part, create_graph=True)
+        with xent.backend(backend):
+            loss = vocab_parallel_cross_entropy(part, torch.tensor([0, 4]), group=ranks)
+        (first,) = torch.autograd.grad(loss + part.square().sum(), part, create_graph=True)
         first.sum().backward()
 
-    for error in on_ranks(2, work):
+    def linear(ranks: ThreadRanks):
+        hidden, weight = torch.randn(2, 3).requires_grad_(), torch.randn(3, 3)
+        with xent.backend(backend):
+            loss = vocab_parallel_linear_cross_entropy(hidden, weight, torch.tensor([0, 4]), group=ranks)
+        torch.autograd.grad(loss, hidden, create_graph=True)[0].sum().backward()
+
+    for error in [*on_ranks(2, work), *on_ranks(2, linear)]:
         assert isinstance(error, RuntimeError)
-        assert "twice" in str(error)
+        assert "a second derivative of a loss over ranks" in str(error)
 
 
-def test_the_message_has_the_bytes_that_the_docstring_says():
-    logits, target = torch.randn(7, 6), torch.tensor([0, 1, -100, 3, 4, 5, 0])
+ENTRY, HEADER, COUNTED = 4, ("gather", 72), 6  # bytes of a number; the first message; rows that count
+
+
+def bytes_of_row(dtype, target, stats, options):
+    """What the docstring of vocab_parallel_cross_entropy says."""
+    if target == "indices" and not options and not stats and dtype != torch.float64:
+        return 10 if dtype == torch.float32 else 8
+    numbers = (
+        1 + ("weight" in options and target == "indices") + (target != "indices")
+    )  # of the target: it adds, w, mass
+    indices = 0
+    if stats:
+        numbers, indices = numbers + 2 + (target == "probabilities"), 1 + (target == "probabilities")
+    if target == "indices" and not options and dtype != torch.float64:
+        return (10 if dtype == torch.float32 else 8) + 4 * 2 + 4
+    wide = 2 if dtype == torch.float64 else 1
+    return wide * (8 + 4 * numbers) + 4 * indices
+
+
+@pytest.mark.parametrize("stats", [False, True])
+@pytest.mark.parametrize("target", ["indices", "probabilities", "sparse"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_messages_are_those_that_the_docstrings_say(dtype, target, stats):
+    """Two collectives forward, one backward for the linear loss, whatever the options; and the bytes of each."""
+    logits = torch.randn(7, 6).to(dtype)
+    indices = torch.tensor([0, 1, -100, 3, 4, 5, 0])
+    soft = torch.rand(7, 6, dtype=dtype)
+    two = torch.stack([indices, indices.where(indices < 0, 2)], -1)
+    given = {"indices": indices, "sparse": xent.SparseTarget(two, torch.full((7, 2), 0.5, dtype=dtype))}
+    choices = ({}, {"label_smoothing": 0.1}, {"weight": torch.rand(6, dtype=dtype)}, {"z_loss": 0.1, "softcap": 5.0})
 
     def work(ranks: ThreadRanks):
-        part = logits[:, 3 * ranks.rank : 3 * ranks.rank + 3]
-        hidden, weight = torch.randn(7, 4).requires_grad_(), torch.randn(3, 4).requires_grad_()
-        vocab_parallel_cross_entropy(part, target, group=ranks)
-        vocab_parallel_cross_entropy(part.bfloat16(), target, group=ranks)
-        vocab_parallel_linear_cross_entropy(hidden, weight, target, group=ranks).backward()
-        return ranks.sent
+        here, sent = slice(3 * ranks.rank, 3 * ranks.rank + 3), []
+        own_target = soft[:, here] if target == "probabilities" else given[target]
+        for options in choices:
+            own = {name: value[here] if name == "weight" else value for name, value in options.items()}
+            hidden, weight = (torch.randn(n, 4).to(dtype).requires_grad_() for n in (7, 3))
+            call = {"group": ranks, "stats": stats, **own}
+            loss = vocab_parallel_cross_entropy(logits[:, here].clone().requires_grad_(), own_target, **call)
+            (loss[0] if stats else loss).backward()
+            loss = vocab_parallel_linear_cross_entropy(hidden, weight, own_target, **call)
+            (loss[0] if stats else loss).backward()
+            sent.append(list(ranks.sent))
+            ranks.sent.clear()
+        return sent
 
-    header, counted = ("gather", 72), 6
-    expected = [header, ("gather", 8 + 10 * counted), header, ("gather", 8 + 8 * counted)]
-    expected += [header, ("gather", 8 + 10 * counted), ("add", 4 * (4 * counted + 1))]
-    assert on_ranks(2, work) == [expected, expected]
+    rows = 7 if target == "probabilities" else COUNTED
+    expected = []
+    for options in choices:
+        plain = {} if "z_loss" in options else options  # the z-term and the soft cap travel in the log-sum-exp
+        states = ("gather", 8 + rows * bytes_of_row(dtype, target, stats, plain))
+        if "softcap" in options and target == "indices" and dtype == torch.bfloat16:
+            states = ("gather", states[1] + 2 * rows)  # a capped logit is no number of bfloat16
+        sum_ = ("add", (8 if dtype == torch.float64 else 4) * (4 * rows + 1))
+        expected.append([HEADER, states, HEADER, states, sum_])
+    for found in on_ranks(2, work):
+        assert found == expected, found
 
 
 def test_results_are_the_same_to_the_last_bit_every_time():

@@ -101,6 +101,7 @@ def test_cross_entropy(chosen):
                     logits, target, group=ranks, dim=problem.class_dim, **options, **more
                 )
                 got = measured(call, {"input": logits, **leaves})
+                assert [kind for kind, _ in ranks.sent] == ["gather"] * 2
                 with torch.no_grad():
                     _, rows = call(stats=True)
             return got | {f"rows.{name}": value for name, value in rows._asdict().items()}
@@ -137,13 +138,15 @@ def test_linear_cross_entropy(chosen):
                 target = xent.SparseTarget(*(part.detach() for part in target))
             own_options = {n: v.detach() if torch.is_tensor(v) else v for n, v in own.options().items()}
             with xent.backend(backend):
-                return measured(
+                got = measured(
                     lambda: vocab_parallel_linear_cross_entropy(
                         local["hidden"], local["linear_weight"], target.detach() if torch.is_tensor(target) else target,
                         local_bias=local.get("linear_bias"), group=ranks, dim=dim, max_memory=SMALL, **own_options,
                     ),
                     local,
                 )  # fmt: skip
+            assert [kind for kind, _ in ranks.sent] == ["gather", "gather", "add"]
+            return got
 
         got = joined(problem, on_ranks(size, work), {"grad.linear_weight": 0, "grad.linear_bias": 0})
         assert got["grad.hidden"].dtype == problem.dtype

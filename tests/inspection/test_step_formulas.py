@@ -177,6 +177,7 @@ def test_differentiable_steps(name):
 CAPTURABLE = ("Adam", "AdamW", "RMSprop", "NAdam", "RAdam", "Adamax")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", ["single", "foreach"])
 @pytest.mark.parametrize("name", CAPTURABLE)
 def test_capturable_steps_as_the_cpu_makes_them(monkeypatch, name, route):
@@ -202,6 +203,7 @@ def _with_cpu(*args: Any, **kwargs: Any) -> list[str]:
     return ["cpu", "cuda"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHOICES)
 def test_groups_of_parameters_have_their_own_options(name):
     draw, generator = random.Random(name), torch.Generator().manual_seed(11)

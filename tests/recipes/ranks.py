@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import pytest
@@ -134,8 +135,10 @@ def _serve(pipe: Any, rank: int) -> None:
 
 def _run(arguments: tuple[str, ...], rank: int, fault: Any) -> Done:
     from xent.cli import main
+    from xent.inspection.watching import _place
 
     with pytest.MonkeyPatch.context() as monkeypatch, _captured() as (out, err):
+        monkeypatch.setattr(_place, "_watches", count(1))  # as in a process of its own
         if fault:
             fault(rank, monkeypatch)
         try:

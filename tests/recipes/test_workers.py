@@ -27,7 +27,7 @@ TEXT = [
     *("--max-tokens", "12", "--epochs"),
 ]
 WAYS = [(2, ()), (4, ()), (2, ("--shard",)), (4, ("--shard",)), (2, ("--vocab-parallel", "2")),
-        (4, ("--vocab-parallel", "2"))]  # fmt: skip
+        (4, ("--vocab-parallel", "2")), (4, ("--vocab-parallel", "2", "--shard"))]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,14 @@ def test_from_two_to_four_and_from_four_to_two(ranks, alone, tmp_path):
     well(ranks.run(2, *SMALL, "2", "--shard", "--out", str(run)))
     well(go_on(ranks, 4, run, 3, "--vocab-parallel", "4"))
     well(go_on(ranks, 2, run, 4, "--shard"))
+    assert losses(run) == pytest.approx(losses(alone), abs=1e-6)
+
+
+def test_from_a_mesh_of_two_axes_to_one_and_back(ranks, alone, tmp_path):
+    run, both = tmp_path / "run", ("--vocab-parallel", "2", "--shard")
+    well(ranks.run(4, *SMALL, "2", *both, "--out", str(run)))
+    well(go_on(ranks, 2, run, 3, "--shard"))
+    well(go_on(ranks, 4, run, 4, *both))
     assert losses(run) == pytest.approx(losses(alone), abs=1e-6)
 
 

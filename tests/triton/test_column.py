@@ -176,7 +176,7 @@ def test_a_loss_measures_its_launches_once_and_choices_shows_them(a_gpu, monkeyp
     def clock(run, launch) -> float:
         run(launch)
         timed.append(launch)
-        return launch.columns
+        return launch.rows
 
     monkeypatch.setattr(LAUNCHES, "_MEASURED_FROM", 1)
     monkeypatch.setattr(LAUNCHES, "_milliseconds", clock)

@@ -82,6 +82,8 @@ def _execute(program: Program) -> None:
     main = ModuleType("__main__")
     sys.modules["__main__"] = main
     main.__dict__["__builtins__"] = sys.modules["builtins"]
+    if sys.version_info < (3, 14):  # a later Python makes it when the first annotation is met
+        main.__annotations__ = {}
     if program.module is not None:
         _put_on_path(os.getcwd())  # noqa: PTH109
         sys.argv[:] = ["-m", *program.arguments]
@@ -93,7 +95,7 @@ def _execute(program: Program) -> None:
         _put_on_path("")
         code = compile(sys.stdin.read(), "<stdin>", "exec")
     elif Path(script).is_dir() or zipfile.is_zipfile(script):
-        _put_on_path(script)
+        _put_on_path(str(Path(script).absolute()))  # the program may change its folder before it imports
         runpy._run_module_as_main("__main__", False)  # type: ignore[attr-defined]
         return
     else:

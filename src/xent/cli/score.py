@@ -239,8 +239,8 @@ class _Output:
             with Console(stderr=True, quiet=not self.sharing.is_first).status("scoring") as status:
                 return work(lambda tokens: status.update(f"scoring: {tokens:,} so far"))
         except KeyboardInterrupt:
-            parts = files.parts if files and files.parts.is_dir() else None
-            where = f"give the command again to go on from {parts}" if parts else "nothing was written"
+            parts = files.parts if files is not None and files.parts.is_dir() else None
+            where = "nothing was written" if parts is None else f"give the command again to go on from {parts}"
             why = "SIGTERM came, as it does when another rank has ended; " if self.sharing.terminated else ""
             raise Stopped(why + where) from None
 

@@ -68,13 +68,13 @@ class Agreeing:
         """
         headers = self._pending.wait().cpu()
         raise_together(self.ranks, self.failure, headers[:, 0])
-        _check_equal(headers)
+        told: list[dict[str, int]] = [dict(zip(_FIELDS, numbers, strict=True)) for numbers in headers.tolist()]
+        _check_equal(told)
         if self.part is None:
             raise RuntimeError("a rank without a part did not say that it failed")
-        shard, widths = self.part.shard, headers[:, _FIELDS.index("width")].tolist()
-        starts = [0]
-        for width in widths:
-            starts.append(starts[-1] + width)
+        shard, starts = self.part.shard, [0]
+        for numbers in told:
+            starts.append(starts[-1] + numbers["width"])
         if starts[-1] == 0:
             raise ShapeError("no rank has a class", "a loss needs at least one", "pass the shards of the logits")
         shard = replace(shard, start=starts[self.ranks.rank], total=starts[-1])
@@ -130,10 +130,8 @@ _QUESTIONS: dict[str, tuple[type[XentError], str, str, str]] = {
 }  # fmt: skip
 
 
-def _check_equal(headers: Tensor) -> None:
+def _check_equal(told: list[dict[str, int]]) -> None:
     for name, (error, what, need, do) in _QUESTIONS.items():
-        values = headers[:, _FIELDS.index(name)]
-        other = (values != values[0]).nonzero()
-        if len(other):
-            rank = int(other[0])
-            raise error(f"rank 0 has {int(values[0])} and rank {rank} {int(values[rank])} for {what}", need, do)
+        for rank, numbers in enumerate(told):
+            if numbers[name] != told[0][name]:
+                raise error(f"rank 0 has {told[0][name]} and rank {rank} {numbers[name]} for {what}", need, do)

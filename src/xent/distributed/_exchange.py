@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xent.distributed._agreement import Agreement
-from xent.distributed._merge import MergedRows, merged, with_own_graph
+from xent.distributed._merge import MergedRows, merged
 from xent.distributed._ranks import Ranks, raise_together
 from xent.distributed._shard import Shard, ShardState
 from xent.distributed._wire import decoded, encoded
@@ -52,7 +52,7 @@ class Exchange:
             raise RuntimeError("a rank without a state did not say that it failed")
         target = self.of_rows(self.shard.target) if self.shard.is_hard else self.shard.target
         states = decoded(self.shard, self._agreement, target, messages)
-        return merged(with_own_graph(states, state, self.ranks.rank), self.shard.is_hard)
+        return merged(states, state, self.ranks.rank, self.shard.is_hard)
 
     def of_rows(self, value: Tensor) -> Tensor:
         """The counted ones of numbers (*rows)."""

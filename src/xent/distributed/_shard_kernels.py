@@ -15,16 +15,17 @@ from torch import Tensor
 
 from xent.backends.native.machine import empty_gradient, streams
 from xent.backends.native.target_entries import RowGradients, TargetEntries, entry_gradient, scaled, target_entries
+from xent.distributed._first_order import first_order
 from xent.distributed._shard import Shard, ShardState
 from xent.distributed._shard_formula import add_true_class, empty_state
 
 
 @dataclass(eq=False)
 class Saved:
-    """What the gradient needs beside the shard, float64, (*rows)."""
+    """What the gradient needs beside the shard, float64, (*rows); of float64 logits also what float64 rounds off."""
 
     lse: Tensor
-    lse_low: Tensor
+    lse_low: Tensor | None
     entropy: Tensor | None
 
 
@@ -63,7 +64,7 @@ class _State(torch.autograd.Function):
         return state.rest, state.spread, entropy
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor | None
     ) -> tuple[Tensor | None, ...]:
@@ -99,7 +100,7 @@ def values_of(shard: Shard) -> tuple[ShardState, Saved]:
         state.best = scaled(shard.logits.detach().gather(-1, column.unsqueeze(-1)).double(), shard.terms)[0].squeeze(-1)
         state.prediction = column + shard.start
         add_true_class(shard, state)
-    return state, Saved(lse, low, state.entropy)
+    return state, Saved(lse, low if shard.dtype == torch.float64 else None, state.entropy)
 
 
 def _target_parts(
@@ -108,8 +109,9 @@ def _target_parts(
     """Spread, mass, weight, and the reference: z of the target where the rank has it, so that no digit is lost."""
     infinite_or_none = torch.where(masked, torch.inf, 0.0).double()
     if shard.is_dense:
-        mass = values["mass"].double()
-        spread = torch.where(masked, infinite_or_none.masked_fill(mass == 0, 0), values["loss"].double())
+        factor, _ = _dense_smoothing(shard)
+        mass = values["mass"].double() * factor
+        spread = torch.where(masked, infinite_or_none.masked_fill(mass == 0, 0), values["loss"].double() * factor)
         return spread, mass, torch.ones_like(lse), lse
     owned, column, _ = shard.entries()
     entries = _entries(shard, column)
@@ -135,14 +137,17 @@ def write_gradient(shard: Shard, saved: Saved, upstream: StateGradients, buffer:
     """dL/dlogits into a buffer, which may be the logits."""
     from xent.backends.native import _kernels
 
-    zero = torch.zeros_like(saved.lse)
+    zero = saved.lse.new_zeros(()).expand_as(saved.lse)
     rest = zero if upstream.rest is None else _only(shard, upstream.rest)
     spread = zero if upstream.spread is None else _only(shard, upstream.spread)
     entropy = None if upstream.entropy is None else _only(shard, upstream.entropy)
     smoothed = shard.terms.label_smoothing > 0
-    g_target = spread if shard.is_dense else spread * (shard.terms.label_smoothing * shard.width / shard.total)
-    row = RowGradients(spread, rest, saved.lse, saved.lse_low, entropy, None if entropy is None else saved.entropy)
-    at_entries = None if shard.is_dense else _entry_gradients(shard, row)
+    share = shard.terms.label_smoothing * shard.width / shard.total
+    g_target = spread * (_dense_smoothing(shard)[0] if shard.is_dense else share)
+    low = zero if saved.lse_low is None else saved.lse_low
+    row = RowGradients(spread, rest, saved.lse, low, entropy, None if entropy is None else saved.entropy)
+    in_place = buffer.data_ptr() == shard.logits.data_ptr()
+    at_entries = _entry_gradients(shard, row) if in_place and not shard.is_dense else None
 
     def flat(value: Tensor | None, dtype: torch.dtype = shard.dtype) -> Tensor | None:
         return None if value is None else value.to(dtype).reshape(-1).contiguous()
@@ -156,7 +161,6 @@ def write_gradient(shard: Shard, saved: Saved, upstream: StateGradients, buffer:
         torch.zeros(saved.lse.numel(), dtype=shard.dtype) if shard.is_dense else None,
         flat(saved.lse_low, torch.float64),
     )
-    in_place = buffer.data_ptr() == shard.logits.data_ptr()
     _kernels.cross_entropy_gradient(
         _kernel_problem(shard, backward=True),
         given,
@@ -164,8 +168,8 @@ def write_gradient(shard: Shard, saved: Saved, upstream: StateGradients, buffer:
         not in_place and streams(buffer),
         torch.get_num_threads(),
     )
-    if at_entries is not None:
-        where, value = at_entries
+    if not shard.is_dense:
+        where, value = at_entries or _entry_gradients(shard, row)
         buffer[where] = value.to(buffer.dtype)
 
 
@@ -199,6 +203,16 @@ def _entry_gradients(shard: Shard, row: RowGradients) -> tuple[tuple[Tensor, ...
     return (*rows, column[(*rows, entry)]), value[(*rows, entry)]
 
 
+def _dense_smoothing(shard: Shard) -> tuple[float, float]:
+    """A factor and an ε_r: (1 − ε) q + ε / V = factor · ((1 − ε_r) q + ε_r / V_r), so that the kernel smooths, not we.
+
+    A smoothed table of targets would be as large as the logits.
+    """
+    share = shard.terms.label_smoothing * shard.width / shard.total
+    factor = (1 - shard.terms.label_smoothing) + share
+    return factor, share / factor
+
+
 def _kernel_problem(shard: Shard, *, backward: bool) -> Any:
     """The shard without row weight, z-term and entries.
 
@@ -210,15 +224,11 @@ def _kernel_problem(shard: Shard, *, backward: bool) -> Any:
     terms, counted = shard.terms, shard.counted()
     weight = shard.class_weight()
     weight = None if weight is None else weight.detach().contiguous()
-    smoothing = 1.0 if not shard.is_dense and terms.label_smoothing > 0 else 0.0
     target, probabilities = None, None
     if shard.is_dense:
-        probabilities = shard.target.detach()
-        if terms.label_smoothing:
-            probabilities = (1 - terms.label_smoothing) * probabilities.to(
-                shard.dtype
-            ) + terms.label_smoothing / shard.total
+        smoothing, probabilities = _dense_smoothing(shard)[1], shard.target.detach()
     else:
+        smoothing = float(terms.label_smoothing > 0)
         target = torch.zeros(shard.row_shape.numel(), dtype=torch.int64)
         if counted is not None:
             target.masked_fill_(~counted.reshape(-1), -1)

@@ -75,11 +75,12 @@ def vocab_parallel_cross_entropy(
 
     Cost:
         The rank's logits are read once forward, and read and written once backward. Two collectives forward, none
-        backward: an all-gather of 72 bytes a rank (sizes, options, errors), and one of the states: 10 bytes for each
-        counted row of float32 logits and 8 of half ones, if targets are indices without smoothing and class weight;
-        else 8 for the log-sum-exp, 4 for what the target adds, and 4 for each of class weight, mass of a probability
-        target, and with `stats` entropy, largest logit, prediction (and for probabilities the true class, 8); float64
-        logits twice as much. Each rank sends and receives (size − 1) times its message.
+        backward: an all-gather of 72 bytes a rank (sizes, options, errors), and one of the states: 8 bytes, and for
+        each counted row 10 of float32 logits, 8 of half ones without soft cap and scale, if targets are indices
+        without smoothing and class weight; else 8 for the log-sum-exp, 4 for what the target adds, and 4 for each of
+        class weight and mass of a probability target. With `stats` 4 for each of entropy, largest logit and prediction
+        (and for probabilities their largest and its class). Of float64 logits each is twice as long, but for
+        prediction and class. Each rank sends and receives (size − 1) times its message.
 
     Errors:
         Raised on every rank of the group, with the number of the rank that failed and its cause.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from xent.distributed._agreement import Agreeing, Part
 from xent.distributed._exchange import CrossEntropyRows, Exchange, shard_file
+from xent.distributed._first_order import first_order
 from xent.distributed._linear_work import HeadGradients, LinearWork, accumulator
 from xent.distributed._ranks import Pending, Ranks, raise_together, ranks_of
 from xent.distributed._shard import Shard, ShardState
@@ -67,8 +68,8 @@ def vocab_parallel_linear_cross_entropy(
         normalizer: replaces the denominator of the mean.
         dim: dimension of the features in `hidden`, the last when None.
         shift: score position t against the target at t + shift.
-        max_memory: bound, in bytes, of this rank's memory beyond inputs and gradients; the larger of 64 MiB and a tenth
-            of inputs and gradients when None.
+        max_memory: bound, in bytes, of this rank's memory beyond inputs, gradients and, of half `hidden`, the float32
+            sum of its gradient that is sent; the larger of 64 MiB and a tenth of inputs and gradients when None.
         stats: also return per-row statistics.
 
     Returns:
@@ -199,7 +200,7 @@ class _States(torch.autograd.Function):
         return state.rest, state.spread, entropy
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     @outside_autocast
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, *_ = ctx.saved_tensors  # unpacked, so that a change in place is noticed
@@ -224,23 +225,19 @@ def _gradients(
     exact, weight = accumulator(rows.weight.dtype), rows.weight
     if needs_hidden:
         room.hidden = torch.zeros(rows.hidden.numel() + 1, dtype=exact, device=weight.device)
-    failure, pending, left = None, None, len(rows)
+    failure, pending, left = None, None, len(rows) * len(weight)
     try:
         if needs_weight:
-            room.weight = torch.zeros(weight.shape, dtype=exact, device=weight.device)
+            dtype = exact if rows.sums_weight else weight.dtype
+            room.weight = torch.zeros(weight.shape, dtype=dtype, device=weight.device)
         if needs_bias:
             room.bias = torch.zeros(len(weight), dtype=exact, device=weight.device)
-        for start, gradient in rows.backward_chunks(shard, upstream):
-            if room.hidden is not None and len(weight):
-                into = room.hidden[:-1].view(rows.hidden.shape)[start : start + len(gradient)]
-                rows.products.write(into, gradient, weight)
-            left -= len(gradient)
-            if room.hidden is not None and left == 0:
+        for some, classes, gradient in rows.backward(shard, upstream):
+            _add_to_hidden(room, rows, gradient, some, classes)
+            left -= gradient.numel()
+            if room.hidden is not None and left == 0 and pending is None:
                 pending = ranks.add(room.hidden)
-            if room.weight is not None and len(weight):
-                rows.products.add(room.weight, gradient.t(), rows.hidden[start : start + len(gradient)])
-            if room.bias is not None:
-                room.bias += gradient.sum(0, dtype=exact)
+            _add_to_head(room, rows, gradient, some, classes)
     except Exception as error:  # the others are on their way to the sum
         if room.hidden is None or pending is not None:
             raise
@@ -253,6 +250,23 @@ def _gradients(
         None if room.weight is None else room.weight.to(dtype),
         None if room.bias is None else room.bias.to(dtype),
     )
+
+
+def _add_to_hidden(room: HeadGradients, rows: LinearWork, gradient: Tensor, some: slice, classes: slice) -> None:
+    """Of some rows from all classes, or of all rows from some classes, which are added up."""
+    if room.hidden is None or not gradient.shape[1]:
+        return
+    into = room.hidden[:-1].view(rows.hidden.shape)[some]
+    make = rows.products.add if rows.cut.tile else rows.products.write
+    make(into, gradient, rows.weight[classes])
+
+
+def _add_to_head(room: HeadGradients, rows: LinearWork, gradient: Tensor, some: slice, classes: slice) -> None:
+    if room.weight is not None and gradient.numel():
+        make = rows.products.add if rows.sums_weight else rows.products.write
+        make(room.weight[classes], gradient.t(), rows.hidden[some])
+    if room.bias is not None:
+        room.bias[classes] += gradient.sum(0, dtype=room.bias.dtype)
 
 
 def _wait_for_sum(ranks: Ranks, total: Tensor, pending: Pending | None, failure: Exception | None) -> None:

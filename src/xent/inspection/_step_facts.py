@@ -17,7 +17,7 @@ from torch import Tensor
 from xent.inspection._optimizer_formulas import Formula, Recomputed, Taken
 from xent.inspection._step_equality import StepEquality, step_equality
 
-BLOCK = 1 << 16  # entries: 256 KiB in float32, and a formula holds some ten tensors of them at once
+BLOCK = 1 << 15  # entries: more are shared out by torch, and 30 operations a block would each wait for all threads
 
 
 @dataclass(frozen=True)

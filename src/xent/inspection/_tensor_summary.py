@@ -12,7 +12,7 @@ from torch import Tensor
 from xent.inspection._tensor_copies import dense_values
 
 BINS = 11  # odd: zero lies in the middle of the middle one
-_BLOCK = 1 << 16  # entries: what is made of them stays in the cache
+_BLOCK = 1 << 15  # entries: what is made of them stays in the cache, and one thread has them
 _HEIGHTS = "▁▂▃▄▅▆▇█"
 
 

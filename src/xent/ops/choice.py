@@ -15,6 +15,7 @@ from torch import Tensor
 from xent.errors import BackendError, DtypeError, OptionError
 from xent.ops.request import request as _request
 from xent.sparse_target import SparseTarget
+from xent.target_checks import switch
 from xent.terms import LossOptions
 
 BACKENDS = ("native", "triton", "reference")  # an automatic choice takes the first that can
@@ -187,6 +188,7 @@ def _is_tiny(input: Tensor, tensors: tuple[Tensor | SparseTarget, ...], terms: d
         and _request.name == "auto"
         and input.dtype in (torch.float32, torch.float64)
         and input.numel() <= TINY
+        and not (switch.on and input.is_cuda)
         and not any(tensor.is_floating_point() for tensor in _tensors_in((*tensors[:1], terms.get("target"))))
     )
 

@@ -1,9 +1,8 @@
 """A part of the launcher's store that no earlier attempt has written to.
 
-torchrun keeps one store for all its attempts. In it still lie the addresses of the processes that were killed, and a
-rank that comes sooner than another would take those and wait for a process that is gone. The count of restarts can't
-tell attempts apart: on several machines each launcher has its own. So rank 0 gives each attempt a name, and tells it to
-those who ask now.
+torchrun keeps one store for all its attempts. In it still lies what the ranks of an earlier one wrote: their addresses,
+where they met, and that one of them has said why they end. The count of restarts can't tell attempts apart: on several
+machines each launcher has its own. So rank 0 gives each attempt a name, and tells it to those who ask now.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def fresh_part(store: Any, rank: int, size: int, limit: float) -> Any:
     """
     end = time.monotonic() + limit
     name = _named(store, size, end) if rank == 0 else _asked(store, rank, end)
-    return dist.PrefixStore(f"xent/{name}", store)
+    return dist.PrefixStore(f"xent/{name}", store)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _named(store: Any, size: int, end: float) -> str:

@@ -1,4 +1,4 @@
-"""A model over many processes: replicas, shards of every parameter, or a vocabulary in parts.
+"""A model over many processes: replicas or shards of every parameter, and beside either a vocabulary in parts.
 
 Whatever the way, a checkpoint knows of each piece where it lies in the whole, under the names that one process gives
 them: a run goes on with any number of processes.
@@ -89,14 +89,13 @@ class ParallelModel:
 
     def part(self, name: str, whole: Tensor) -> Tensor:
         """This rank's part of a whole tensor that lies as the parameter does."""
-        parameter = dict(self.model.named_parameters())[name]
+        parameter, shard = dict(self.model.named_parameters())[name], self._vocabulary
+        if whole.ndim and shard and name == _VOCABULARY:
+            whole = whole[shard.start : shard.start + len(shard.weight)]
         if whole.ndim and hasattr(parameter, "device_mesh"):
             from torch.distributed.tensor import distribute_tensor
 
             return distribute_tensor(whole, parameter.device_mesh, parameter.placements)  # pyright: ignore[reportAttributeAccessIssue]
-        shard = self._vocabulary
-        if whole.ndim and shard and name == _VOCABULARY:
-            return whole[shard.start : shard.start + len(shard.weight)].clone()
         return whole.clone()
 
     def pieces(self, optimizer: torch.optim.Optimizer) -> dict[str, Piece]:
@@ -123,11 +122,16 @@ class ParallelModel:
         if embedding is None:
             nn.utils.clip_grad_norm_(self.model.parameters(), most)
             return
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None and p is not embedding.weight]
-        squares = torch.zeros(()) if embedding.weight.grad is None else embedding.weight.grad.square().sum()
-        dist.all_reduce(squares, group=embedding.group)
-        norm = (squares + sum(g.square().sum() for g in gradients)).sqrt()
-        factor = torch.clamp(most / (norm + 1e-6), max=1.0)
-        for parameter in self.model.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(factor)
+        own = [_local(p.grad) for p in (embedding.weight,) if p.grad is not None]
+        same = [_local(p.grad) for p in self.model.parameters() if p.grad is not None and p is not embedding.weight]
+        squares = torch.stack([sum((g.square().sum() for g in part), torch.zeros(())) for part in (own, same)])
+        if self.workers.options.shard:  # each data rank has a piece of every gradient
+            dist.all_reduce(squares, group=self.workers.data_group)
+        dist.all_reduce(squares[:1], group=embedding.group)
+        factor = torch.clamp(most / (squares.sum().sqrt() + 1e-6), max=1.0)
+        for gradient in own + same:
+            gradient.mul_(factor)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # pyright: ignore[reportAttributeAccessIssue]

@@ -39,7 +39,7 @@ class ParallelOptions:
         patience: seconds to wait for a process that does not answer.
 
     Raises:
-        OptionError: both at once, or no positive number.
+        OptionError: no positive number.
     """
 
     shard: bool = False
@@ -50,10 +50,6 @@ class ParallelOptions:
         check_count("patience", self.patience, _WEEK)
         if self.vocab_parallel < 1:
             raise OptionError(f"vocab_parallel is {self.vocab_parallel}", "it counts ranks, 1 or more", "pass 2 or so")
-        if self.shard and self.vocab_parallel > 1:
-            raise OptionError(
-                "--shard with --vocab-parallel", "a run spreads its parameters in one of the two ways", "leave one out"
-            )
 
 
 @dataclass(frozen=True, eq=False)

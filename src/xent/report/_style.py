@@ -18,7 +18,8 @@ font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}}
 [data-jp-theme-light="false"] .xent,.vscode-dark .xent{{color-scheme:dark;{_DARK}}}
 .xent p{{margin:.25em 0;white-space:pre-wrap}} .xent .xent-title{{font-weight:600}} .xent .dim{{color:var(--dim)}}
 .xent .good{{color:var(--good)}} .xent .bad{{color:var(--bad);font-weight:600}}
-.xent .warn{{color:var(--warn);font-weight:600}} .xent .code{{background:var(--soft);padding:.1em .4em}}
+.xent .warn{{color:var(--warn);font-weight:600}} .xent .code{{background:var(--soft);padding:.1em .4em;
+  overflow-wrap:anywhere}}
 .xent .xent-wide{{overflow-x:auto}}
 .xent table{{border-collapse:collapse;margin:.3em 0;font:inherit;color:inherit}}
 .xent th,.xent td{{padding:.1em .8em .1em 0;text-align:left;white-space:pre;border:0;background:none;color:inherit}}

@@ -235,8 +235,9 @@ def _number(name: str) -> int:
 
 
 def _store(rank: int) -> Any:
-    import torch.distributed as dist
+    import torch.distributed
 
+    dist: Any = torch.distributed  # documented there, and not in its stubs
     host, port = os.environ.get("MASTER_ADDR", "localhost"), _number("MASTER_PORT")
     of_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:

@@ -226,3 +226,16 @@ def test_edits_of_logits() -> None:
 
 def test_a_line_that_always_has_one_row_is_right() -> None:
     assert slugs("for _ in range(3):\n    F.cross_entropy(torch.randn(4), torch.tensor(1))\n") == []
+
+
+def test_padding_that_a_mask_leaves_out() -> None:
+    """As the Trainer of transformers smooths its labels: −100 becomes class 0, and its rows become 0."""
+    program = (
+        "labels = torch.randint(1, 12, (4, 15))\nlabels[0, 8:] = labels[1, 11:] = labels[2, 5:] = -100\n"
+        "logits = torch.randn(4, 15, 12, requires_grad=True)\npad = labels.eq(-100).unsqueeze(-1)\n"
+        "minus = -logits.log_softmax(-1)\nnll = minus.gather(-1, labels.clamp(min=0).unsqueeze(-1))\n"
+        "smooth = minus.sum(-1, keepdim=True)\nnll.masked_fill_(pad, 0.0)\nsmooth.masked_fill_(pad, 0.0)\n"
+        "count = pad.numel() - pad.long().sum()\n"
+        "(0.9 * nll.sum() / count + 0.1 * smooth.sum() / (count * 12)).backward()\n"
+    )
+    assert slugs(program) == []

@@ -36,7 +36,9 @@ def recompute(taken: Taken) -> Recomputed:
     of_gradient, of_mean = _sizes(taken, lr)
     account.add("step", f"({words(of_gradient)}·g {words(of_mean)}·m) ÷ (√v̂ + ε)",
                 (of_gradient * g + of_mean * m) / spread)  # fmt: skip
-    if taken.is_capturable or taken.is_differentiable:
+    if taken.is_capturable and taken.route == "foreach":
+        after = theta.addcdiv((g * of_gradient).addcmul(m, of_mean), spread)
+    elif taken.is_capturable or taken.is_differentiable:
         after = theta.addcdiv(g * of_gradient, spread).addcdiv(m * of_mean, spread)
     else:
         after = theta.addcdiv(g, spread, value=float(of_gradient)).addcdiv(m, spread, value=float(of_mean))
@@ -57,7 +59,8 @@ def _sizes(taken: Taken, lr: Any) -> tuple[Any, Any]:
     """The factors of g and of m, signs included."""
     beta1, slowing, time = taken.options["betas"][0], taken.option("momentum_decay"), taken.time
     mu = beta1 * (1.0 - 0.5 * (0.96 ** (time * slowing)))
-    next_mu = beta1 * (1.0 - 0.5 * (0.96 ** ((time + 1) * slowing)))
+    apart = taken.is_capturable and taken.route == "foreach"  # rounded in float32, where this is another number
+    next_mu = beta1 * (1.0 - 0.5 * (0.96 ** (time * slowing + slowing if apart else (time + 1) * slowing)))
     product = _product(taken, mu)
     return -lr * (1.0 - mu) / (1.0 - product), -lr * next_mu / (1.0 - product * next_mu)
 

@@ -25,6 +25,7 @@ _VIEWS = (
     *("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Expand", "Transpose", "Permute"),
     *("T", "Clone", "ToCopy"),
 )
+_KEEP_ORDER = ("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Select")  # Select of all numbers
 _MOST_NODES = 300
 _OVERFLOW, _UNDERFLOW = 88.7, 104.0  # exp in float32: inf above the one, 0 below minus the other
 _TOLD = "xent.doctor.by_hand"  # in the metadata of a node that was judged
@@ -165,6 +166,8 @@ def _reach(unsafe: _Unsafe) -> tuple[dict[str, float], str]:
         numbers["max_logit"] = float(logits.max())
     gap = float((logits.amax(-1) - logits.amin(-1)).max())
     numbers["gap"] = gap
+    if not math.isfinite(numbers.get("max_logit", 0.0)):
+        return {}, " (exp overflowed in this batch)"
     parts = [f"{name} here is {number:.4g}" for name, number in
              (("the largest x", numbers.get("max_logit")), ("the widest gap", gap)) if number is not None]  # fmt: skip
     return {name: number for name, number in numbers.items() if math.isfinite(number)}, f" ({', '.join(parts)})"
@@ -189,10 +192,13 @@ def _wrong_pick(index: Edge) -> Found | None:
 
 
 def _found_pick(table: Edge, target: Tensor, words: tuple[str, str], row: int | None) -> Found | None:
-    maker = provenance_of_edge(table).maker
+    made = provenance_of_edge(table)
+    maker = made.maker
     if maker is None or maker.kind != "LogSoftmax":
         return None
     log_probs = saved(maker.edge, "result")
+    if isinstance(log_probs, Tensor) and all(step.kind in _KEEP_ORDER for step in made.steps):
+        log_probs = log_probs.reshape(table.shape) if log_probs.numel() == math.prod(table.shape) else log_probs
     if not isinstance(log_probs, Tensor) or tuple(log_probs.shape) != tuple(table.shape) or len(target) > 4096:
         raise NotChecked("the log-probabilities are not there as they were picked from")
     log_probs, target = log_probs.detach().double(), target.detach().long()

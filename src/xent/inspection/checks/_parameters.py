@@ -190,13 +190,20 @@ class _NotRegistered(_Unheld):
         return Found(
             message=f"{first.held.path}{others} reach the loss and are not in parameters(): "
             f"`{first.held.attribute}` {lies}, which nn.Module does not register; {fate} are missing from "
-            "parameters(), state_dict(), .to() and zero_grad().",
+            f"parameters(), state_dict(), .to() and zero_grad().{self._innocent(first.held)}",
             fix=_FIX.get(first.held.container, "wrap the tensor: nn.Parameter(…)"),
             proof=f"AccumulateGrad behind the loss holds {first.held.path}, and no module of the process registers it",
             values={"parameters": count, "numbers": numbers},
             certainty=self._certainty(first.held),
             site=optimizer or first.site,
         )
+
+    @classmethod
+    def _innocent(cls, held: Held) -> str:
+        if cls._certainty(held) == "proof":
+            return ""
+        what = f"the {held.container} hides it on purpose" if held.is_parameter else "it is an input, and no weight"
+        return f" Intended if {what}."
 
     @staticmethod
     def _certainty(held: Held) -> Certainty:

@@ -86,7 +86,7 @@ def _place_of_exp(site: CallSite) -> CallSite | None:
         if collected is None:
             continue
         target, value = collected
-        place = _exp_in(value, names) or _assigned_exp(value, loop, names)
+        place = _exp_in(value, names, site) or _assigned_exp(value, loop, names, site)
         if place is not None and _is_averaged(target, scope, statement):
             return CallSite(site.file, place.lineno, place.end_lineno or place.lineno, site.function)
     return None
@@ -131,6 +131,12 @@ def _names_of_loss(loop: ast.AST, site: CallSite) -> set[str]:
 
 def _plain_name(node: ast.AST) -> str | None:
     """Of loss, loss.item(), float(loss.detach()), …"""
+    node = _stripped(node)
+    return node.id if isinstance(node, ast.Name) else None
+
+
+def _stripped(node: ast.AST) -> ast.AST:
+    """What has the same value, without .item(), float() and the like."""
     while isinstance(node, ast.Call):
         function = node.func
         if isinstance(function, ast.Attribute) and function.attr in _SAME_VALUE and not node.args:
@@ -138,8 +144,8 @@ def _plain_name(node: ast.AST) -> str | None:
         elif isinstance(function, ast.Name) and function.id == "float" and len(node.args) == 1:
             node = node.args[0]
         else:
-            return None
-    return node.id if isinstance(node, ast.Name) else None
+            break
+    return node
 
 
 def _collected(node: ast.AST) -> tuple[ast.expr, ast.expr] | None:
@@ -160,7 +166,8 @@ def _collected(node: ast.AST) -> tuple[ast.expr, ast.expr] | None:
     return None
 
 
-def _exp_in(value: ast.AST, names: set[str]) -> ast.Call | None:
+def _exp_in(value: ast.AST, names: set[str], site: CallSite) -> ast.Call | None:
+    """The call exp(loss), or exp of the loss's own call."""
     for node in ast.walk(value):
         if not isinstance(node, ast.Call):
             continue
@@ -168,16 +175,21 @@ def _exp_in(value: ast.AST, names: set[str]) -> ast.Call | None:
         called = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
         if called == "exp":
             of = node.args[0] if node.args else getattr(function, "value", None)
-            if of is not None and _plain_name(of) in names:
+            if of is not None and (_plain_name(of) in names or _is_the_call(of, site)):
                 return node
     return None
 
 
-def _assigned_exp(value: ast.AST, loop: ast.AST, names: set[str]) -> ast.Call | None:
+def _is_the_call(node: ast.AST, site: CallSite) -> bool:
+    node = _stripped(node)
+    return isinstance(node, ast.Call) and (node.lineno, node.end_lineno) == (site.line, site.last_line)
+
+
+def _assigned_exp(value: ast.AST, loop: ast.AST, names: set[str], site: CallSite) -> ast.Call | None:
     name = _plain_name(value)
     for node in ast.walk(loop):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == name:
-            return _exp_in(node.value, names)
+            return _exp_in(node.value, names, site)
     return None
 
 

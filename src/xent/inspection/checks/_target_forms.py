@@ -27,7 +27,8 @@ def _target_dtype_or_shape(call: LossCall) -> Iterator[Found]:
     elif call.is_binary:
         yield from _binary(call)
     elif len(call.shape) and not fits_classes_last(call):
-        yield from _inputs(call) if not call.input.is_floating_point() else _classes(call)
+        found = list(_inputs(call) if not call.input.is_floating_point() else _classes(call))
+        yield from found or _class_weight(call)
 
 
 def _found(message: str, fix: str, call: LossCall) -> Found:
@@ -88,6 +89,26 @@ def _wrong_dtype(call: LossCall) -> Iterator[Found]:
         "pass target.long()",
         call,
     )
+
+
+def _class_weight(call: LossCall) -> Iterator[Found]:
+    """What torch refuses where nothing is wrong with the targets."""
+    weight = call.option("weight")
+    if not isinstance(weight, Tensor) or call.error is None:
+        return
+    if tuple(weight.shape) != (call.num_classes,):
+        yield _found(
+            f"the class weight has shape {_of(weight)}, and there are {call.num_classes:,} classes: it takes one "
+            "number for each.",
+            f"pass a weight of shape ({call.num_classes},)",
+            call,
+        )
+    elif weight.dtype != call.input.dtype:
+        yield _found(
+            f"the class weight is of dtype {_name(weight)}, the logits of {_name(call.input)}; they must be the same.",
+            "pass weight.to(input.dtype)",
+            call,
+        )
 
 
 def _are_whole(call: LossCall, target: Tensor) -> bool:

@@ -282,7 +282,7 @@ def _of_term(term: Term) -> LossCall:
     name: Literal["cross_entropy"] | str = term.kind
     shape = term.row_shape
     arguments: dict[str, Any] = {
-        "target": None if term.target is None else _reshaped(term.target, shape),
+        "target": None if term.target is None else _reshaped(_with_ignored(term, term.target), shape),
         "weight": term.class_weight,
         "ignore_index": term.ignore_index,
         "reduction": term.reduction,
@@ -290,6 +290,13 @@ def _of_term(term: Term) -> LossCall:
     }
     table = _table_of(term)
     return LossCall(name=name, origin="by hand", arguments=arguments, table=table)
+
+
+def _with_ignored(term: Term, target: Tensor) -> Tensor:
+    """Where a mask leaves rows out and no ignore_index does, their targets are given the usual one."""
+    if term.ignore_index is not None or target.is_floating_point() or target.shape != term.counted.shape:
+        return target
+    return target.masked_fill(~term.counted, -100)
 
 
 def _reshaped(target: Tensor, shape: tuple[int, ...]) -> Tensor:

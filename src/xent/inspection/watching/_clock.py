@@ -19,17 +19,22 @@ class Clock:
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     own: dict[str, float] = field(default_factory=dict)
-    _mark: float = field(default_factory=time.perf_counter)
+    _mark: float | None = field(default_factory=time.perf_counter)
 
     def until(self, moment: float, phase: str) -> None:
         """The time since the last event was `phase`'s."""
-        self.seconds[phase] += max(0.0, moment - self._mark)
+        if self._mark is not None:
+            self.seconds[phase] += max(0.0, moment - self._mark)
         self._mark = moment
+
+    def wait(self) -> None:
+        """What comes before the next event is nobody's: a program that starts up."""
+        self._mark = None
 
     def rest(self, kind: str) -> None:
         """The time since the last event was the recording's own."""
         now = time.perf_counter()
-        self.own[kind] = self.own.get(kind, 0.0) + now - self._mark
+        self.own[kind] = self.own.get(kind, 0.0) + (0.0 if self._mark is None else now - self._mark)
         self._mark = now
 
     @property

@@ -175,7 +175,7 @@ def _store_of_torchrun() -> Any:
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     with suppress(Exception):  # it is gone, or out of reach: then each looks for itself, which is said
-        from torch.distributed import TCPStore
+        from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         return TCPStore(host, port, is_master=False, timeout=timedelta(seconds=_SECONDS_FOR_RANK_0))

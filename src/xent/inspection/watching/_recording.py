@@ -93,6 +93,10 @@ class Recording:
             self._hear(optimizer)
         self._prepare()
 
+    def leave_out_start_up(self) -> None:
+        """The first step's time begins with its first event, not here."""
+        self._clock.wait()
+
     @_without_harm
     def adopt(self, optimizer: Optimizer) -> None:
         """Hear an optimizer from its step on that begins, in a global hook: torch calls its own hooks after those."""

@@ -134,7 +134,7 @@ class Watching:
         about = self._about
         self._rank = rank_and_world()
         goes_on_at = about.get("resume_at", 0)
-        earlier = records_of(self._out, self._rank[0]) if goes_on_at else None
+        earlier = records_of(self._out, self._rank[0]) if "resume_at" in about else None
         if earlier is None:
             self.path, file = opened(self._out, about.get("name", "watch"), *self._rank)
         else:

@@ -106,7 +106,7 @@ function filled({ curves, levels = [], log = false, fromZero = false, top = null
       if (usable && (all.length === 1 || (dots ?? (kind === "evaluation" && all.length <= 40)))) points.push(row);
     }
   }
-  lines.sort((one, other) => (one.role === other.role ? 0 : one.role === "own" ? 1 : -1));
+  for (const rows of [lines, points]) rows.sort((one, other) => (one.role === other.role ? 0 : one.role === "own" ? 1 : -1));
   let [low, high] = extent(curves, levels, log);
   if (fromZero && !log) low = Math.min(0, low);
   if (top !== null) high = Math.max(high, top);

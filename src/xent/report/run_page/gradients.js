@@ -61,7 +61,7 @@ function heatSection(title, id, label, names, cells, format, unit, lead = "") {
   const readout = make("p", { class: "readout", role: "status" }, make("span", {}, "point at a cell to read it"));
   const [x0, x1] = [cells[0].from, cells.reduce((end, cell) => Math.max(end, cell.to), 0)];
   const box = chart("heat", label, Math.max(60, names.length * (names.length > 24 ? 12 : 20) + 34), () => ({
-    datasets: { cells }, params: { x0, x1, x_ticks: stepTicks(x0, x1), c0: low, c1: high },
+    datasets: { cells }, params: { x0, x1, x_ticks: stepTicks(x0, cells.reduce((last, cell) => Math.max(last, cell.from), x0)), c0: low, c1: high },
   }));
   box.id = `chart-${id}`;
   drawnCharts.get(box).cursor = (view) => view.addEventListener("pointermove", (event, item) => {
