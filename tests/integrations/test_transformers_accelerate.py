@@ -190,8 +190,11 @@ def test_under_gradient_checkpointing() -> None:
     own = _step(model, **inputs)
     enable = "activation_checkpointing_enable"  # its name since transformers 5.2x
     getattr(model, enable if hasattr(model, enable) else "gradient_checkpointing_enable")()
+    runs: list[nn.Module] = []
+    model.model.layers[0].mlp.register_forward_pre_hook(lambda module, _: runs.append(module))
     with accelerate(model):
         _assert_same(_step(model, **inputs), own)
+    assert len(runs) == 2  # forward, and again for backward, where it stops as soon as it can
 
 
 @pytest.mark.slow
