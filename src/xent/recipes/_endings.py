@@ -22,7 +22,8 @@ from xent.errors import RunError, XentError
 _PULSE = 0.5  # seconds
 _LOOKS = 10  # pulses that a rank is watched for before it is called gone
 _SAID, _ENDED = "xent/said", "xent/ended"
-_LATE, _LOST = b"late", b"lost"  # what a rank met: nobody came in time, or the others went
+_LATE, _LOST = "late", "lost"  # what a rank met: nobody came in time, or the others went
+_TOGETHER = 2.0  # seconds: the first rank whose patience ends closes the connections of those that wait with it
 
 
 class Terminated(BaseException):
@@ -73,32 +74,45 @@ class Endings:
         """Whether a rank has said why."""
         return self._store.check([_SAID])
 
-    def lost(self, error: BaseException) -> list[int]:
-        """The ranks for whose sake the others end: without a pulse, or late; none if it is said, or can't be known.
+    def lost(self, error: BaseException) -> tuple[list[int], bool]:
+        """The ranks for whose sake the others end, without a pulse or late, and whether they are late.
+
+        None if it is said, or can't be known.
 
         Args:
             error: what this rank met.
         """
-        late = is_late(error)
-        self._store.set(f"{_ENDED}/{self.rank}", _LATE if late else _LOST)
+        now, late = time.time(), is_late(error)
+        self._end_as(_LATE if late else _LOST, now)
         others = [rank for rank in range(self.size) if rank != self.rank]
         before, found = self._pulses(others), others
         for look in range(_LOOKS):
             time.sleep(_PULSE)
             if self.is_said():
-                return []
+                return [], late
+            met = {rank: self._met(rank) for rank in others}
+            if not late and any(what == _LATE and abs(when - now) < _TOGETHER for what, when in met.values()):
+                late = True  # this rank waited too
+                self._end_as(_LATE, now)
             if late:  # a rank that was slow, and came now, met that the others had gone
-                found = [rank for rank in others if self._met(rank) != _LATE]
+                found = [rank for rank in others if met[rank][0] != _LATE]
             else:
                 pulses = self._pulses(others)
-                found = [rank for rank in others if pulses[rank] == before[rank] and not self._met(rank)]
+                found = [rank for rank in others if pulses[rank] == before[rank] and not met[rank][0]]
             if look >= 3 and len(found) <= 1:
                 break
-        return found
+        return found, late
 
-    def _met(self, rank: int) -> bytes:
+    def _end_as(self, what: str, when: float) -> None:
+        self._store.set(f"{_ENDED}/{self.rank}", f"{what} {when}")
+
+    def _met(self, rank: int) -> tuple[str, float]:
+        """What it met, "" if nothing yet, and when (in seconds of the clocks, which agree well enough)."""
         name = f"{_ENDED}/{rank}"
-        return self._store.get(name) if self._store.check([name]) else b""
+        if not self._store.check([name]):
+            return "", 0.0
+        what, when = self._store.get(name).decode().split()
+        return what, float(when)
 
     def _pulses(self, ranks: Any) -> dict[int, bytes]:
         names = {rank: f"xent/pulse/{rank}" for rank in ranks}
@@ -171,14 +185,16 @@ def last_word(endings: Endings, error: BaseException, where: str, go_on: str) ->
         if not is_of_another(error):
             is_said = endings.claim()
             return _own(endings.rank, error) if is_said or not isinstance(error, XentError) else SystemExit(1)
-        lost = endings.lost(error)
+        lost, late = endings.lost(error)
         if not endings.claim():
             return SystemExit(1)
     except RuntimeError:  # the store is gone, with the process that held it
         if not is_of_another(error):
             return error
-        lost = []
-    return _words(endings, error, lost, where, go_on)
+        lost, late = [], False
+    if lost:
+        return _words(endings, lost, late, where, go_on)
+    return _words_of_nobody(endings, error, where, go_on)
 
 
 def _own(rank: int, error: BaseException) -> BaseException:
@@ -187,20 +203,22 @@ def _own(rank: int, error: BaseException) -> BaseException:
     return type(error)(f"rank {rank}: {error.got}", error.need, error.do)
 
 
-def _words(endings: Endings, error: BaseException, lost: list[int], where: str, go_on: str) -> RunError:
+def _words(endings: Endings, lost: list[int], late: bool, where: str, go_on: str) -> RunError:
     ranks = f"rank{'s' if len(lost) > 1 else ''} {', '.join(map(str, lost))}"
-    if lost and is_late(error):
+    if late:
         return RunError(
             f"{ranks} of {endings.size} did not answer for {endings.patience} s, {where}",
             "every rank must come to every step within --patience seconds",
             f"look at that process and its machine, then {go_on}",
         )
-    if lost:
-        return RunError(
-            f"{ranks} of {endings.size} ended without a word, {where}: killed (for memory?), or its machine is lost",
-            "all ranks must live until the training is over",
-            go_on,
-        )
+    return RunError(
+        f"{ranks} of {endings.size} ended without a word, {where}: killed (for memory?), or its machine is lost",
+        "all ranks must live until the training is over",
+        go_on,
+    )
+
+
+def _words_of_nobody(endings: Endings, error: BaseException, where: str, go_on: str) -> RunError:
     if isinstance(error, Terminated):
         return RunError(f"rank {endings.rank} was told to end (SIGTERM), {where}", "nothing else is wrong", go_on)
     return RunError(

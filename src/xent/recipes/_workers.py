@@ -124,7 +124,12 @@ class Workers:
                 failure = error
                 if self.endings is not None:
                     self.endings.claim()  # before the others can
-        value, told = self.told((value, _as_told(failure)))
+        try:
+            value, told = self.told((value, _as_told(failure)))
+        except RuntimeError:
+            if failure is None:
+                raise
+            raise failure from None  # who heard of it may be gone before the telling is over
         if failure or told:
             raise failure or told
         return value
