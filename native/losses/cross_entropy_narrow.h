@@ -3,7 +3,7 @@
 // of adjacent rows, and takes the loops of cross_entropy_columns.h.
 #pragma once
 
-#include "cross_entropy_columns.h"
+#include "cross_entropy_columns_gradient.h"
 
 namespace xent::XENT_ISA {
 
