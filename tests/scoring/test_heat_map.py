@@ -43,7 +43,6 @@ def test_text_is_inert_and_whole(tmp_path: Path) -> None:
 
 
 def test_many_tokens_are_cut_and_said(tmp_path: Path, monkeypatch: Any) -> None:
-
     monkeypatch.setattr("xent.scoring._shard_work.SHOWN", 5)
     whole = _scored(["a"] * 8, [1.0] * 8)
     scored = Scored(Totals(tokens=8))
