@@ -1,7 +1,7 @@
 # What does the cross-entropy of sharded logits cost, beside torch's loss_parallel and Megatron's scheme?
 #
 #   .venv/bin/python benchmarks/vocab_parallel.py
-#   .venv/bin/python benchmarks/vocab_parallel.py --case linear --json benchmarks/results/vocab-parallel.json
+#   .venv/bin/python benchmarks/vocab_parallel.py --case linear --json benchmarks/results/vocab-parallel/NAME.json
 #
 # Two processes on one machine, gloo over the loopback, forward and backward, one thread each; --case logits begins with
 # the logits of a rank, --case linear with hidden states and a rank's rows of the weight. Bytes are those that each
