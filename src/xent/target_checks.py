@@ -125,15 +125,16 @@ class _Marks:
         self.lock = Lock()
 
     def mark(self, target: Tensor, num_classes: int, ignore_index: int) -> None:
-        self.calls += 1
         where = _Site(_line_of_the_call(), num_classes, ignore_index)
-        number = self.sites.setdefault(where, len(self.sites))
+        with self.lock:  # or two threads would get one number
+            self.calls += 1
+            calls, number = self.calls, self.sites.setdefault(where, len(self.sites))
         with torch.no_grad():
             flat = target.reshape(-1)
             bad = out_of_range(flat, num_classes, ignore_index)
             whole = torch.iinfo(torch.int64)
             least, most = flat.masked_fill(~bad, whole.max).amin(), flat.masked_fill(~bad, whole.min).amax()
-            known = (len(flat), self.calls, number)  # to the device as the arguments of kernels, not as copies
+            known = (len(flat), calls, number)  # to the device as the arguments of kernels, not as copies
             total, call, site = (torch.full((), value, dtype=torch.int64, device=self.device) for value in known)
             place = bad.to(torch.uint8).argmax()
             found = torch.stack([bad.sum(), least, most, total, flat.amin(), place, call, site])
