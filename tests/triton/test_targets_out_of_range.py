@@ -50,12 +50,14 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("backend", ["triton", "reference"])
 @pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("backend", ["triton", "reference"])
 def test_the_row_is_nan_and_its_gradient_and_no_other(name, backend):
     """2⁴⁰ classes away there is no memory: a read there would end the process."""
-    if (name, backend) == ("nll_loss", "triton") or (name, backend) == ("no logits", "reference"):
-        return  # no such kernel; holds the logits
+    if (name, backend) == ("nll_loss", "triton"):
+        pytest.skip("no such kernel")
+    if (name, backend) == ("no logits", "reference"):
+        pytest.skip("it holds the logits")
     x = logits()
     with xent.backend(backend):
         loss = LOSSES[name](x, BAD)
