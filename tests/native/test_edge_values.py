@@ -62,6 +62,25 @@ def test_gradients_of_edge_rows(isa: str, row: str) -> None:
         torch.testing.assert_close(gradients[1], gradients[0], equal_nan=True)
 
 
+@pytest.mark.parametrize("classes", [4, 10, 600], ids=["narrow", "ten", "merged"])
+@pytest.mark.parametrize("rows", [40, 67, 1100])
+def test_edge_rows_among_others_of_a_strip(isa: str, rows: int, classes: int) -> None:
+    """Calls without statistics take many rows per vector and their logarithms together: no row may change another."""
+    x = torch.randn(rows, classes, generator=torch.Generator().manual_seed(0))
+    target = torch.arange(rows) % 4
+    for place, row in enumerate(ROWS.values()):
+        for at in (3 * place + 1, rows - 1 - place):
+            x[at, :4] = torch.tensor(row)
+    x[0], x[3], target[3] = -INF, NAN, -100
+    for logits in layouts_of(x):
+        values = []
+        for file in (reference.cross_entropy, native):
+            leaf = logits.detach().requires_grad_()
+            loss, _ = file.rows(rows_of(leaf, target, LossTerms()))
+            values.append((loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0]))
+        torch.testing.assert_close(values[1], values[0], equal_nan=True)
+
+
 def test_an_ignored_row_has_gradient_zero_whatever_it_holds(isa: str) -> None:
     x = torch.randn(3, 5)
     x[1] = NAN
