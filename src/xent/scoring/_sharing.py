@@ -24,7 +24,8 @@ from datetime import timedelta
 from types import FrameType
 from typing import Any
 
-from xent.errors import DistributedError, OptionError
+from xent.errors import DistributedError
+from xent.recipes._launcher import told_number, told_size
 
 _PATIENCE = timedelta(minutes=5)  # for the store to answer
 _BEAT = 2.0  # seconds between signs of life
@@ -197,10 +198,11 @@ def sharing_of_processes() -> Iterator[Sharing]:
         OptionError: there are several, and what torchrun tells them is not there.
         DistributedError: the store does not answer.
     """
-    if os.environ.get("WORLD_SIZE", "1") in ("", "1"):
+    size = told_size()
+    if size == 1:
         yield Sharing()
         return
-    rank, size = _number("RANK"), _number("WORLD_SIZE")
+    rank = told_number("RANK")
     shared = SharedWork(rank, size, _store(rank))
     before = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGTERM, _terminating(shared))
@@ -223,22 +225,11 @@ def _terminating(shared: SharedWork) -> Callable[[int, FrameType | None], None]:
     return stop
 
 
-def _number(name: str) -> int:
-    value = os.environ.get(name, "")
-    if not value.isdigit():
-        raise OptionError(
-            f"WORLD_SIZE is {os.environ.get('WORLD_SIZE')} and {name} is {value or 'not set'}",
-            "processes that share the work are started by torchrun",
-            "torchrun --nproc-per-node 2 --no-python xent score …, or unset WORLD_SIZE",
-        )
-    return int(value)
-
-
 def _store(rank: int) -> Any:
     import torch.distributed
 
     dist: Any = torch.distributed  # documented there, and not in its stubs
-    host, port = os.environ.get("MASTER_ADDR", "localhost"), _number("MASTER_PORT")
+    host, port = os.environ.get("MASTER_ADDR", "localhost"), told_number("MASTER_PORT")
     of_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
         store = dist.TCPStore(
