@@ -100,10 +100,7 @@ def corpus_of(tmp_path: Path, texts: list[str | None]) -> Path:
 
 
 def scored(path: Path, out: Path, sharing: Sharing) -> Scored | None:
-    files = ScoreFiles(out, {}) if sharing.is_first else None
-    sharing.begun()
-    corpus = Corpus(path, skip_bad=True)
-    return score.score_corpus(Counting(), corpus, Reading(), files or ScoreFiles(out, {}), sharing)
+    return score.score_corpus(Counting(), Corpus(path, skip_bad=True), Reading(), ScoreFiles(out, {}), sharing)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 12])  # 12: more ranks than there are shards

@@ -5,9 +5,9 @@
 What they tell each other stands in a key-value store (torchrun's own), so that nobody waits for another but rank 0, at
 the end, and none of them can hang in a collective:
 
-    taken       how many shards were taken             begun       rank 0 has made the folder of the parts
-    tokens      how many tokens were scored            failed      the first rank that failed; it alone says why
-    alive R     signs of life of rank R                done R      what rank R did
+    taken       how many shards were taken             failed      the first rank that failed; it alone says why
+    tokens      how many tokens were scored            done R      what rank R did
+    alive R     signs of life of rank R
 """
 
 from __future__ import annotations
@@ -68,9 +68,6 @@ class Sharing:
         self._tokens += tokens
         return self._tokens
 
-    def begun(self) -> None:
-        """Rank 0 says that it has made the folder of the parts; the others wait for it."""
-
     def collected(self, done: dict[str, Any]) -> list[dict[str, Any]] | None:
         """What every rank did, in their order, on rank 0; None on the others."""
         return [done]
@@ -104,13 +101,6 @@ class SharedWork(Sharing):
     def count(self, tokens: int) -> int:
         """Add scored tokens; how many there are of all processes."""
         return self._told(lambda: self._store.add("tokens", tokens))
-
-    def begun(self) -> None:
-        """Rank 0 says so; the others wait for it."""
-        if self.is_first:
-            self._told(lambda: self._store.set("begun", "1"))
-        else:
-            self._wait_for("begun", 0)
 
     def collected(self, done: dict[str, Any]) -> list[dict[str, Any]] | None:
         """What every rank did, in their order, on rank 0.
