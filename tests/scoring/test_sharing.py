@@ -1,6 +1,6 @@
 """Is a corpus that several ranks score the corpus that one scores: the same bytes, in order, nothing lost or twice?
 
-Ranks are threads with one store between them; real processes are in test_processes.py.
+Ranks are threads with one store between them; real processes are in test_score_processes.py.
 """
 
 from __future__ import annotations
@@ -176,7 +176,9 @@ def test_a_rank_that_fails_ends_the_others_and_alone_says_why(tmp_path: Path) ->
     failures = [error for error in found if isinstance(error, DataError)]
     assert len(failures) == 1
     assert "a text with !" in str(failures[0])
-    assert all(isinstance(error, SystemExit) for error in found if error is not failures[0])
+    assert found[0] is not None, "rank 0 has no result of a part"
+    # A rank that is done before the failure has told rank 0, and ends well.
+    assert all(error is None or isinstance(error, SystemExit) for error in found if error is not failures[0])
 
 
 def test_a_rank_that_vanishes_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
