@@ -24,9 +24,8 @@ from xent.errors import OptionError, RunError, XentError
 from xent.recipes._endings import Endings
 from xent.recipes._fresh_part import fresh_part
 from xent.recipes._launcher import told_number, told_size
-from xent.recipes._run_options import check_count
+from xent.recipes._run_options import PATIENCE, check_count
 
-PATIENCE = 600  # seconds
 _WEEK = 7 * 86_400
 
 
