@@ -218,6 +218,7 @@ def main():
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--json", type=Path, help="put the numbers there, beside those of other cases")
     options = parser.parse_args()
+    cases = earlier_cases(options.json)  # before the minutes of measuring
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(measured, (options.ranks, options, f"{folder}/store", folder), options.ranks)
         ranks = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(options.ranks)]
@@ -235,14 +236,22 @@ def main():
         }
     show(rows, options)
     if options.json:
-        write(rows, options)
+        write(rows, options, cases)
 
 
-def write(rows, options):
-    """Add a case to a file, or to a new one where the file is of another machine."""
-    machine, said = describe(), {name: value for name, value in vars(options).items() if name != "json"}
-    content = json.loads(options.json.read_text()) if options.json.exists() else {}
-    cases = content["cases"] if content.get("machine") == machine else {}
+def earlier_cases(file):
+    """Those that the file holds; of another machine, or other versions, it is left as it is."""
+    if file is None or not file.exists():
+        return {}
+    content = json.loads(file.read_text())
+    if content["machine"] != describe():
+        sys.exit(f"{file} holds cases of another machine or other versions: pass another --json")
+    return content["cases"]
+
+
+def write(rows, options, cases):
+    """Write the file with one case more."""
+    said = {name: value for name, value in vars(options).items() if name != "json"}
     name = f"{options.case}-{options.dtype}-{options.rows}x{options.classes}-{options.ranks}ranks"
     arguments = [argument for argument in sys.argv[1:] if not argument.endswith(".json") and argument != "--json"]
     cases[name] = {
@@ -250,7 +259,7 @@ def write(rows, options):
         "options": said,
         "rows": rows,
     }
-    options.json.write_text(json.dumps({"machine": machine, "cases": cases}, indent=1) + "\n")
+    options.json.write_text(json.dumps({"machine": describe(), "cases": cases}, indent=1) + "\n")
 
 
 def show(rows, options):

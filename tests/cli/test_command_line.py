@@ -284,3 +284,26 @@ def test_output_that_nobody_reads():
     with process.stderr:
         assert "Traceback" not in process.stderr.read()
     assert process.wait(timeout=60) == 1
+
+
+@pytest.mark.parametrize(
+    "command", [["train", "text"], ["train", "language_model"], ["score", "gpt2", "t.txt"]], ids=str
+)
+@pytest.mark.parametrize(
+    ("environment", "got"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2 and RANK is not set"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is two"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_PORT": "x"}, "WORLD_SIZE is 2 and MASTER_PORT is x"),
+    ],
+)
+def test_an_environment_that_torchrun_did_not_make(command, environment, got, monkeypatch, capsys):
+    for name in ("RANK", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert main(command) == 2
+    assert capsys.readouterr().err == (
+        f"xent: error: {got}; processes that work together are started by torchrun: "
+        "torchrun --nproc-per-node 2 --no-python xent …, or unset WORLD_SIZE\n"
+    )

@@ -191,17 +191,17 @@ def one_message(done: list[Done]) -> str:
 
 def test_wrong_options_are_said_once(ranks, tmp_path):
     done = ranks.run(1, *SMALL, "1", "--vocab-parallel", "2", "--out", str(tmp_path / "run"))
+    (tmp_path / "x").touch()
     assert "--vocab-parallel 2 with 1 process; their number must be a multiple of it" in one_message(done)
     for options, sentence in (
         (("--patience", "0"), "patience is 0"),
         (("--lr", "0"), "lr is 0"),
         (("--data", str(tmp_path / "nothing")), "which does not exist"),
-        (("--out", str(tmp_path)), ""),
+        (("--out", str(tmp_path)), "already exists and is not empty"),
     ):
         done = ranks.run(2, *SMALL, "1", "--out", str(tmp_path / "run"), *options)
         assert done[0].status == 2, "rank 0 says it"
         assert sentence in one_message(done)
-        (tmp_path / "x").touch()
 
 
 def test_fewer_windows_than_ranks(ranks, tmp_path):

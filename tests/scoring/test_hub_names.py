@@ -99,6 +99,7 @@ def test_a_name_is_loaded_and_later_found_in_the_cache(hub: str, tmp_path: Path)
     assert f"model      tiny/llama at {COMMIT[:8]}, LlamaForCausalLM" in first.stdout
     own = _scored(tmp_path, NOWHERE, str(tmp_path / "files"))
     totals = [line for line in own.stdout.splitlines() if line.startswith(("scored", "total"))]
+    assert len(totals) == 2
     assert set(totals) <= set(first.stdout.splitlines())
     for environment in ({}, {"HF_HUB_OFFLINE": "1"}):
         again = _scored(tmp_path, NOWHERE, "tiny/llama", **environment)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,10 @@ def test_a_killed_rank_ends_the_others_and_the_command_goes_on(
         start_new_session=True,
     )  # fmt: skip
     try:
-        os.kill(_rank_one(process, tmp_path / "scores.jsonl.parts"), signal.SIGKILL)
+        rank_one = _rank_one(process)
+        os.kill(rank_one, signal.SIGSTOP)  # it is not done before it is killed, however fast the shards go
+        _wait_for_a_shard(tmp_path / "scores.jsonl.parts")
+        os.kill(rank_one, signal.SIGKILL)
         _, stderr = process.communicate(timeout=60)
     finally:
         if process.poll() is None:
@@ -89,16 +93,23 @@ def test_a_killed_rank_ends_the_others_and_the_command_goes_on(
     assert out.read_bytes() == (alone[0] / "scores.jsonl").read_bytes()
 
 
-def _rank_one(process: subprocess.Popen[str], parts: Path) -> int:
-    """The process id of rank 1, once a shard is done."""
-    end = time.monotonic() + 120
+def _rank_one(process: subprocess.Popen[str]) -> int:
+    """The process id of rank 1, as soon as there is one: it has torch to load before its first shard."""
+    end, children = time.monotonic() + 120, Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while time.monotonic() < end:
-        if any(path.suffix == ".json" and path.stem.isdigit() for path in parts.glob("*")):
-            for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        for child in children.read_text().split():
+            with suppress(OSError):  # it may be gone
                 if b"\0RANK=1\0" in Path(f"/proc/{child}/environ").read_bytes():
                     return int(child)
         time.sleep(0.01)
     raise AssertionError("no rank 1")
+
+
+def _wait_for_a_shard(parts: Path) -> None:
+    end = time.monotonic() + 120
+    while not any(path.suffix == ".json" and path.stem.isdigit() for path in parts.glob("*")):
+        assert time.monotonic() < end, "no shard is done"
+        time.sleep(0.01)
 
 
 def test_a_rank_that_fails_says_why_and_nobody_else_does(tmp_path: Path) -> None:

@@ -12,11 +12,10 @@ import typer
 from xent.cli._interrupts import INTERRUPTED, Stopped, interrupts_held
 from xent.cli._training_command import Place, TrainingCommand
 from xent.errors import OptionError
+from xent.recipes._run_options import PATIENCE
 
 if TYPE_CHECKING:
     from xent.recipes._workers import ParallelOptions, Workers
-
-PATIENCE = 600  # seconds
 
 
 @dataclass(frozen=True)
@@ -101,14 +100,12 @@ class ParallelCommand(TrainingCommand):
                 typer.echo(f"xent: note: {note}", err=True)
         return learner, run
 
-    def reports(self, learner: Any) -> bool:
+    def reports(self) -> bool:
         """Whether this process is the one that does."""
-        del learner
         return self.workers.is_first
 
-    def close(self, learner: Any) -> None:
+    def close(self) -> None:
         """Leave the other processes."""
-        del learner
         self.workers.close()
 
     def _where(self) -> str:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xent.cli._parallel_command import PATIENCE, ParallelCommand, Sharing
+from xent.cli._parallel_command import ParallelCommand, Sharing
 from xent.cli._training_command import Place, typed_options
 from xent.errors import OptionError
+from xent.recipes._run_options import PATIENCE
 from xent.recipes.language_model_config import (
     DEFAULT_HEADS,
     DEFAULT_LR,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xent.cli._interrupts import interrupts_let_through
-from xent.cli._parallel_command import PATIENCE, ParallelCommand, Sharing
+from xent.cli._parallel_command import ParallelCommand, Sharing
 from xent.cli._training_command import Place, typed_options
-from xent.recipes._run_options import check_count
+from xent.recipes._run_options import PATIENCE, check_count
 from xent.recipes.text_config import DEFAULT_FEATURES, DEFAULT_MIN_COUNT, Pooling, TextConfig
 
 if TYPE_CHECKING:

@@ -78,13 +78,13 @@ class TrainingCommand(ABC):
         """Show what the learner can do now; return it for the summary."""
         return {}
 
-    def reports(self, learner: Any) -> bool:
+    def reports(self) -> bool:
         """Whether this process is the one that reports."""
         return True
 
-    def close(self, learner: Any) -> None:
+    def close(self) -> None:
         """Leave other processes, if there are any."""
-        del learner  # one process has nobody to leave
+        return
 
     def run(self, typed: dict[str, Any], place: Place) -> int:
         """Do what was asked; return the exit status.
@@ -100,12 +100,12 @@ class TrainingCommand(ABC):
                 learner, run = self._open(typed, place)
             first_epoch = learner.epoch
             opening = self._opening(learner, run, resumed=place.resume is not None or learner.epoch > 0)
-            console = _console(place.as_json, opening, quiet=not self.reports(learner))
+            console = _console(place.as_json, opening, quiet=not self.reports())
             shown = self._train(learner, run, console, watch=place.watch)
-            if place.as_json and self.reports(learner):
+            if place.as_json and self.reports():
                 timing = {"epochs_trained": learner.epoch - first_epoch, "seconds": _seconds_since(began_at)}
                 typer.echo(json.dumps({**_summary(learner, run), **shown, **timing}, indent=2, ensure_ascii=False))
-            self.close(learner)
+            self.close()
         except KeyboardInterrupt:
             if run is None:
                 raise
@@ -147,7 +147,7 @@ class TrainingCommand(ABC):
         shown = self.show(learner, console)
         console.print(f"saved      {run.path}", soft_wrap=True, markup=False)
         console.print(f"go on      {run.resume_command} --epochs {2 * learner.epoch}", soft_wrap=True, markup=False)
-        if watch and goes_on and self.reports(learner):
+        if watch and goes_on and self.reports():
             write_page(run.path, console)
         return shown
 
@@ -155,7 +155,7 @@ class TrainingCommand(ABC):
         from xent.recipes._records import watched, write_metrics
 
         with watched(learner, run) as watching:
-            if self.reports(learner):
+            if self.reports():
                 display.also = lambda metrics: write_metrics(watching, learner, metrics)
             self.train(learner, run, display)
             self.look(learner, watching)

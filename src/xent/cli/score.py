@@ -225,10 +225,7 @@ class _Output:
         import xent
         from xent.scoring._score_files import ScoreFiles
 
-        identity = {"xent": xent.__version__, **identity}
-        files = ScoreFiles(self.out, identity) if self.sharing.is_first else None
-        self.sharing.begun()
-        return files or ScoreFiles(self.out, identity)
+        return ScoreFiles(self.out, {"xent": xent.__version__, **identity})
 
     def _run(self, opening: list[str], files: ScoreFiles | None, work: Any) -> Scored | None:
         from rich.console import Console

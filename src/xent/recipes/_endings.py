@@ -68,7 +68,10 @@ class Endings:
 
     def claim(self) -> bool:
         """Whether this rank is the one that says why."""
-        return self._store.compare_set(_SAID, "", str(self.rank)).decode() == str(self.rank)
+        try:
+            return self._store.compare_set(_SAID, "", str(self.rank)).decode() == str(self.rank)
+        except RuntimeError:  # the store is gone, and nobody else can be asked
+            return True
 
     def is_said(self) -> bool:
         """Whether a rank has said why."""
@@ -181,17 +184,15 @@ def last_word(endings: Endings, error: BaseException, where: str, go_on: str) ->
         where: how far the training is, in words.
         go_on: what to do next.
     """
+    if not is_of_another(error):
+        says = endings.claim()
+        return _own(endings.rank, error) if says or not isinstance(error, XentError) else SystemExit(1)
     try:
-        if not is_of_another(error):
-            is_said = endings.claim()
-            return _own(endings.rank, error) if is_said or not isinstance(error, XentError) else SystemExit(1)
         lost, late = endings.lost(error)
-        if not endings.claim():
-            return SystemExit(1)
     except RuntimeError:  # the store is gone, with the process that held it
-        if not is_of_another(error):
-            return error
         lost, late = [], False
+    if not endings.claim():
+        return SystemExit(1)
     if lost:
         return _words(endings, lost, late, where, go_on)
     return _words_of_nobody(endings, error, where, go_on)

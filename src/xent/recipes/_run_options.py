@@ -9,6 +9,7 @@ from typing import Any
 
 from xent.errors import OptionError
 
+PATIENCE = 600  # seconds to wait for another process, where nothing else is asked for
 FREE_ON_RESUME = ("epochs", "data")  # where to stop, and where the data is now; they decide no weight
 
 

@@ -34,7 +34,7 @@ def load_state_tensors(
         RunError: the tensors are not those of such a model and optimizer.
     """
     try:
-        model.load_state_dict(_under(MODEL, tensors))
+        model.load_state_dict(under(MODEL, tensors))
         optimizer.load_state_dict({**optimizer.state_dict(), "state": _moments(tensors)})
         generator.set_state(tensors[GENERATOR].clone())
     except (RuntimeError, KeyError, ValueError) as error:
@@ -47,11 +47,12 @@ def load_state_tensors(
 
 def _moments(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
     moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in _under(OPTIMIZER, tensors).items():
+    for key, value in under(OPTIMIZER, tensors).items():
         parameter, _, name = key.partition(".")
         moments.setdefault(int(parameter), {})[name] = value.clone()  # memory of its own, aligned as torch aligns it
     return moments
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -16,7 +16,7 @@ from xent.recipes._part_files import merged
 from xent.recipes._pieces import Piece
 from xent.recipes._run_directory import CONFIG, RunDirectory
 from xent.recipes._runs import Recipe, settle
-from xent.recipes._training_state import MODEL, load_state_tensors
+from xent.recipes._training_state import MODEL, load_state_tensors, under
 from xent.recipes._workers import Workers
 
 
@@ -130,8 +130,7 @@ def _join(learner: Any, workers: Workers, path: Path, checkpoint: Checkpoint | N
 
 def _settle(learner: Any, run: RunDirectory, checkpoint: Checkpoint) -> None:
     if checkpoint.parts is None:
-        model = {name.removeprefix(MODEL): value for name, value in checkpoint.tensors.items() if name[:6] == MODEL}
-        settle(learner, run, model)
+        settle(learner, run, under(MODEL, checkpoint.tensors))
     else:
         settle(learner, run, merged(run.path / checkpoint.parts.directory, MODEL))
 

@@ -23,9 +23,9 @@ from torch.distributed.rendezvous import rendezvous
 from xent.errors import OptionError, RunError, XentError
 from xent.recipes._endings import Endings
 from xent.recipes._fresh_part import fresh_part
-from xent.recipes._run_options import check_count
+from xent.recipes._launcher import told_number, told_size
+from xent.recipes._run_options import PATIENCE, check_count
 
-PATIENCE = 600  # seconds
 _WEEK = 7 * 86_400
 
 
@@ -160,16 +160,18 @@ def start_workers(options: ParallelOptions) -> Workers:
     """Meet the other processes that torchrun started; alone where there are none.
 
     Raises:
-        OptionError: an option asks for other numbers of processes than there are.
+        OptionError: an option asks for other numbers of processes than there are, or they are not started by torchrun.
         RunError: not all of them came.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = told_size()
     if size == 1:
         if options.vocab_parallel > 1:
             raise _wrong_number(options, size)
         return ALONE
     if size % options.vocab_parallel:
         raise _wrong_number(options, size)
+    told_number("RANK")
+    told_number("MASTER_PORT")
     patience = timedelta(seconds=options.patience)
     store = _met(size, patience)
     rank, per = dist.get_rank(), options.vocab_parallel
@@ -193,7 +195,7 @@ def _met(size: int, patience: timedelta) -> Any:
         store, rank, _ = next(iter(rendezvous("env://", timeout=longest)))
         store = fresh_part(store, rank, size, longest.total_seconds())
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=patience)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # the second without MASTER_ADDR
         raise RunError(
             f"rank {os.environ.get('RANK')} did not meet all of {size} processes ({str(error).splitlines()[0][:200]})",
             "they begin together",

@@ -5,9 +5,9 @@
 What they tell each other stands in a key-value store (torchrun's own), so that nobody waits for another but rank 0, at
 the end, and none of them can hang in a collective:
 
-    taken       how many shards were taken             begun       rank 0 has made the folder of the parts
-    tokens      how many tokens were scored            failed      the first rank that failed; it alone says why
-    alive R     signs of life of rank R                done R      what rank R did
+    taken       how many shards were taken             failed      the first rank that failed; it alone says why
+    tokens      how many tokens were scored            done R      what rank R did
+    alive R     signs of life of rank R
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from datetime import timedelta
 from types import FrameType
 from typing import Any
 
-from xent.errors import DistributedError, OptionError
+from xent.errors import DistributedError
+from xent.recipes._launcher import told_number, told_size
 
 _PATIENCE = timedelta(minutes=5)  # for the store to answer
 _BEAT = 2.0  # seconds between signs of life
@@ -67,9 +68,6 @@ class Sharing:
         self._tokens += tokens
         return self._tokens
 
-    def begun(self) -> None:
-        """Rank 0 says that it has made the folder of the parts; the others wait for it."""
-
     def collected(self, done: dict[str, Any]) -> list[dict[str, Any]] | None:
         """What every rank did, in their order, on rank 0; None on the others."""
         return [done]
@@ -103,13 +101,6 @@ class SharedWork(Sharing):
     def count(self, tokens: int) -> int:
         """Add scored tokens; how many there are of all processes."""
         return self._told(lambda: self._store.add("tokens", tokens))
-
-    def begun(self) -> None:
-        """Rank 0 says so; the others wait for it."""
-        if self.is_first:
-            self._told(lambda: self._store.set("begun", "1"))
-        else:
-            self._wait_for("begun", 0)
 
     def collected(self, done: dict[str, Any]) -> list[dict[str, Any]] | None:
         """What every rank did, in their order, on rank 0.
@@ -197,10 +188,11 @@ def sharing_of_processes() -> Iterator[Sharing]:
         OptionError: there are several, and what torchrun tells them is not there.
         DistributedError: the store does not answer.
     """
-    if os.environ.get("WORLD_SIZE", "1") in ("", "1"):
+    size = told_size()
+    if size == 1:
         yield Sharing()
         return
-    rank, size = _number("RANK"), _number("WORLD_SIZE")
+    rank = told_number("RANK")
     shared = SharedWork(rank, size, _store(rank))
     before = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGTERM, _terminating(shared))
@@ -223,22 +215,11 @@ def _terminating(shared: SharedWork) -> Callable[[int, FrameType | None], None]:
     return stop
 
 
-def _number(name: str) -> int:
-    value = os.environ.get(name, "")
-    if not value.isdigit():
-        raise OptionError(
-            f"WORLD_SIZE is {os.environ.get('WORLD_SIZE')} and {name} is {value or 'not set'}",
-            "processes that share the work are started by torchrun",
-            "torchrun --nproc-per-node 2 --no-python xent score …, or unset WORLD_SIZE",
-        )
-    return int(value)
-
-
 def _store(rank: int) -> Any:
     import torch.distributed
 
     dist: Any = torch.distributed  # documented there, and not in its stubs
-    host, port = os.environ.get("MASTER_ADDR", "localhost"), _number("MASTER_PORT")
+    host, port = os.environ.get("MASTER_ADDR", "localhost"), told_number("MASTER_PORT")
     of_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
         store = dist.TCPStore(
