@@ -146,6 +146,13 @@ def test_of_ranks_that_share_rows_one_counts_them(tmp_path):
     assert [one["rule"] for one in page["findings"]["list"]] == ["r"]
 
 
+def test_a_step_at_which_rank_0_has_no_rows_that_count_is_that_of_the_other(tmp_path):
+    run = write(tmp_path / "x", [header(world_size=2), _empty(1)])
+    second = [header(rank=1), step(1, 1.5, sum_nll=15.0, count=10)]
+    (run / "records.rank1.jsonl").write_text("".join(json.dumps(record) + "\n" for record in second))
+    assert data_of(run)["runs"][0]["loss"] == [[1, 1, 1.5]]
+
+
 def _empty(number: int) -> dict:
     return {**step(number, 1.0), "loss": None, "sum_nll": 0.0, "count": 0}
 

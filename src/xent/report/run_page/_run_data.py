@@ -71,8 +71,10 @@ def _over_ranks(run: RunRecords) -> list[Step]:
 def _joined(ranks: list[Step]) -> Step:
     first = ranks[0]
     ranks = [one for one in ranks if one.denominator != 0]  # of ranks that share rows one counts them
+    if len(ranks) == 1:
+        return ranks[0]
     total, count = _sum(ranks, "sum_nll"), _sum(ranks, "denominator")
-    if len(ranks) < 2 or total is None or not count:
+    if total is None or not count:
         return first
     pieces = sum(one.pieces for one in ranks)
     means = [(one.loss if one.mean_of_means is None else one.mean_of_means) for one in ranks]
