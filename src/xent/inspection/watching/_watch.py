@@ -195,6 +195,7 @@ class Watching:
         """Write what was measured on other rows: `loss`, `count`, `accuracy`, `ruler`."""
         found = {"loss": None, "count": None, "accuracy": None, "ruler": None, **numbers}
         self._recording.write("evaluation", step=self.step, split=split, **found)
+        self._recording.leave_out_time()
 
     def rows(
         self,
