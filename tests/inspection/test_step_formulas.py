@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ import torch
 
 import xent
 from xent.inspection._optimizer_formulas import FORMULAS
+from xent.inspection._parameter_account import ParameterAccount
 from xent.inspection._step_equality import ULPS_OF_EQUALS, step_equality
 from xent.inspection._tensor_copies import spacing
 
@@ -72,6 +74,18 @@ def drawn_gradient(parameter: torch.Tensor, generator: torch.Generator) -> torch
     return torch.empty_like(parameter).copy_(gradient).detach()
 
 
+def accounts_of_steps(
+    parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, generator: torch.Generator
+) -> Iterator[ParameterAccount]:
+    """Every parameter in every step that is taken, each with gradients drawn anew."""
+    for _ in range(STEPS):
+        for parameter in parameters.values():
+            parameter.grad = drawn_gradient(parameter, generator)
+        with xent.step(parameters, optimizer) as ledger:
+            optimizer.step()
+        yield from ledger.accounts
+
+
 def strict_ulps(derived: torch.Tensor, after: torch.Tensor) -> float:
     if not after.numel():
         return 0.0
@@ -96,21 +110,16 @@ def test_the_recomputed_step_is_torchs(name, dtype, route):
             options[route] = True
         parameters = drawn_parameters(dtype, generator)
         optimizer = getattr(torch.optim, name)(parameters.items(), **options)
-        for _ in range(STEPS):
-            for parameter in parameters.values():
-                parameter.grad = drawn_gradient(parameter, generator)
-            with xent.step(parameters, optimizer) as ledger:
-                optimizer.step()
-            for account in ledger.accounts:
-                made, equality = account.recomputed(), account.equality
-                assert account.record.route == route
-                assert equality is not None
-                assert equality.holds, f"{account.name} {options}: {equality}"
-                assert torch.equal(account.after, parameters[account.name].detach())
-                worst = max(worst, equality.ulps)
-                if route != "fused":
-                    assert strict_ulps(made.after, account.after) <= ULPS_OF_EQUALS, f"{account.name} {options}"
-                parts_add_up(account, made)
+        for account in accounts_of_steps(parameters, optimizer, generator):
+            made, equality = account.recomputed(), account.equality
+            assert account.record.route == route
+            assert equality is not None
+            assert equality.holds, f"{account.name} {options}: {equality}"
+            assert torch.equal(account.after, parameters[account.name].detach())
+            worst = max(worst, equality.ulps)
+            if route != "fused":
+                assert strict_ulps(made.after, account.after) <= ULPS_OF_EQUALS, f"{account.name} {options}"
+            parts_add_up(account, made)
     assert worst <= ULPS_OF_EQUALS
 
 
@@ -190,13 +199,8 @@ def test_capturable_steps_as_the_cpu_makes_them(monkeypatch, name, route):
         options = drawn_options(name, draw) | {"capturable": True, "foreach": route == "foreach"}
         parameters = drawn_parameters(torch.float32, generator)
         optimizer = getattr(torch.optim, name)(parameters.items(), **options)
-        for _ in range(STEPS):
-            for parameter in parameters.values():
-                parameter.grad = drawn_gradient(parameter, generator)
-            with xent.step(parameters, optimizer) as ledger:
-                optimizer.step()
-            for account in ledger.accounts:
-                assert account.equality.holds, f"{account.name} {options}: {account.equality}"
+        for account in accounts_of_steps(parameters, optimizer, generator):
+            assert account.equality.holds, f"{account.name} {options}: {account.equality}"
 
 
 def _with_cpu(*args: Any, **kwargs: Any) -> list[str]:
@@ -213,15 +217,10 @@ def test_groups_of_parameters_have_their_own_options(name):
         groups = [{"params": [(one, parameters[one]) for one in names[place::2]], **drawn_options(name, draw)}
                   for place in range(2)]  # fmt: skip
         optimizer = getattr(torch.optim, name)(groups)
-        for _ in range(STEPS):
-            for parameter in parameters.values():
-                parameter.grad = drawn_gradient(parameter, generator)
-            with xent.step(parameters, optimizer) as ledger:
-                optimizer.step()
-            for account in ledger.accounts:
-                assert account.record.options["lr"] == groups[names.index(account.name) % 2]["lr"]
-                assert account.equality.holds, f"{account.name} {account.record.options}: {account.equality}"
-                assert strict_ulps(account.recomputed().after, account.after) <= ULPS_OF_EQUALS
+        for account in accounts_of_steps(parameters, optimizer, generator):
+            assert account.record.options["lr"] == groups[names.index(account.name) % 2]["lr"]
+            assert account.equality.holds, f"{account.name} {account.record.options}: {account.equality}"
+            assert strict_ulps(account.recomputed().after, account.after) <= ULPS_OF_EQUALS
 
 
 @pytest.mark.gpu

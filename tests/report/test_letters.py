@@ -11,8 +11,9 @@ from xent.report._letters import PLAIN
     ("text", "shown"),
     [
         ("xent doctor · 1 error", "xent doctor - 1 error"),
-        ("(4·3) − 1 … |g·Δ| ≤ 2 × 10²", "(4*3) - 1 ~ |g*d| <= 2 x 102"),
-        ("├──●──┤", "|--o--|"),
+        ("(4·3) − 1 … |g·Δ| ≤ 2 × 10² + 10⁻⁶", "(4*3) - 1 ~ |g*d| <= 2 x 10^2 + 10^-6"),
+        ("├──●○──┤", "|--*o--|"),
+        ("953 µs, β₁ = ½, ω, ĝ", "953 us, beta1 = 1/2, omega, g"),
         ("café 漢", "cafe ?"),
     ],
 )

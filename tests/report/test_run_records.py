@@ -13,6 +13,7 @@ import pytest
 
 from tests.report.written_runs import header, step, tokens, write
 from xent.errors import OptionError, RunError
+from xent.inspection.watching._first_steps import LAST_STEP
 from xent.report.run_page import newest_run, write_report
 from xent.report.run_page._comparison import page_data
 from xent.report.run_page._library import library
@@ -144,6 +145,24 @@ def test_of_ranks_that_share_rows_one_counts_them(tmp_path):
     assert page["loss"] == [[1, 1, 1.5]]
     assert page["means"] is None
     assert [one["rule"] for one in page["findings"]["list"]] == ["r"]
+
+
+def test_a_step_at_which_rank_0_has_no_rows_that_count_is_that_of_the_other(tmp_path):
+    run = write(tmp_path / "x", [header(world_size=2), _empty(1)])
+    second = [header(rank=1), step(1, 1.5, sum_nll=15.0, count=10)]
+    (run / "records.rank1.jsonl").write_text("".join(json.dumps(record) + "\n" for record in second))
+    assert data_of(run)["runs"][0]["loss"] == [[1, 1, 1.5]]
+
+
+def test_where_the_time_goes_is_told_without_the_steps_at_which_the_doctor_looks(tmp_path):
+    usual = {"data": 1.0, "forward": 1.0, "loss": 1.0, "backward": 1.0, "step": 1.0, "other": 1.0}
+    first = [step(number, 1.0, seconds={**usual, "other": 50.0}) for number in (1, LAST_STEP)]
+    later = [step(number, 1.0, seconds=usual) for number in (LAST_STEP + 1, 40)]
+    short, long = (data_of(write(tmp_path / name, [header(), *steps]))["runs"][0]["time"]
+                   for name, steps in (("short", first), ("long", first + later)))  # fmt: skip
+    assert (short["steps"], short["total"][-1], short["after"]) == (2, 100.0, None)
+    assert (long["steps"], long["total"][-1], long["after"]) == (2, 2.0, LAST_STEP)
+    assert [shares[0] for shares in long["shares"]] == [1, LAST_STEP, LAST_STEP + 1, 40]
 
 
 def _empty(number: int) -> dict:

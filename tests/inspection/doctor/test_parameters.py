@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+import xent
 from tests.inspection.doctor.support import examined, found
 
 HEAD = """
@@ -56,6 +58,26 @@ def test_no_optimizer_is_needed() -> None:
     report = examined(HEAD + "model = Net([nn.Linear(8, 8), nn.ReLU()])\nF.cross_entropy(model(x), y).backward()\n",
                       only=ALL)  # fmt: skip
     assert found(report) == [("parameter-not-registered", AT + 2)]
+
+
+def test_a_model_that_is_gone_is_not_called_right() -> None:
+    """A single backward and steps by hand: when the program ends nobody can tell where its leaves were held."""
+    report = examined(HEAD + "def main():\n    model = Net([nn.Linear(8, 8), nn.ReLU()])\n"
+                      "    F.cross_entropy(model(x), y).backward()\nmain()\n", only=ALL)  # fmt: skip
+    assert not report.findings
+    assert "parameter-not-registered" in {one.rule for one in report.unchecked}
+
+
+def test_an_optimizer_from_before_and_two_steps_are_enough() -> None:
+    torch.manual_seed(0)
+    body, head = torch.nn.Linear(8, 8), torch.nn.Linear(8, 3)
+    optimizer = torch.optim.SGD(body.parameters(), lr=0.1)
+    with xent.doctor(only=ALL) as report:
+        for _ in range(2):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(head(body(torch.randn(32, 8))), torch.randint(3, (32,))).backward()
+            optimizer.step()
+    assert [finding.rule for finding in report.findings] == ["parameter-not-in-optimizer"]
 
 
 NOT_IN_OPTIMIZER = {

@@ -33,6 +33,20 @@ def test_the_factor_is_that_of_autograd(scale: float, turned: bool) -> None:
     assert f"{ratio:.3g} times smaller" in finding.message
 
 
+@pytest.mark.parametrize("options", [{"label_smoothing": 0.2}, {"weight": torch.tensor([1.0, 1, 1, 1, 20])}])
+@pytest.mark.parametrize("both", [False, True])
+def test_the_factor_knows_smoothing_and_class_weights(options: dict, both: bool) -> None:
+    torch.manual_seed(0)
+    z, target = (2 * torch.randn(6, 5)).requires_grad_(), torch.tensor([0, 1, 2, 3, 4, 4])
+    options = {"label_smoothing": 0.1, **options} if both else options
+    p = z.softmax(1)
+    with xent.doctor() as report:
+        wrong, right = F.cross_entropy(p, target, **options), F.cross_entropy(z, target, **options)
+    ratio = float(_gradient(z, right).norm() / _gradient(z, wrong).norm())
+    (finding,) = (one for one in report.findings if one.rule == "softmax-before-cross-entropy")
+    assert finding.values["gradient_factor"] == pytest.approx(ratio, rel=1e-4)
+
+
 def test_classes_that_were_cut_off_leave_no_factor() -> None:
     p = torch.randn(6, 5, requires_grad=True).softmax(1)[:, :3]
     (finding,) = xent.check(p, torch.tensor([0, 1, 2, 0, 1, 2])).findings

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 from pathlib import Path
 
 import pytest
 import torch
 
+import xent
 from tests.report.written_runs import step
-from xent.inspection.watching import _place
+from xent.inspection.watching import _place, _watch
 
 
 @pytest.fixture
@@ -51,6 +53,20 @@ def test_a_rank_that_finds_no_other_has_its_own_directory(tmp_path: Path, monkey
     opened(tmp_path / "a", 0, 2, monkeypatch)
     assert opened(tmp_path / "a", 1, 2, monkeypatch) == "a-rank1/records.jsonl"
     assert "by itself" in capsys.readouterr().err
+
+
+def test_a_rank_that_goes_on_counts_its_watch_as_rank_0_does(tmp_path: Path, store, monkeypatch) -> None:
+    """Or its next one would be given the directory of this one."""
+    (tmp_path / "records.jsonl").touch()
+    (tmp_path / "records.rank1.jsonl").write_text(json.dumps(step(1, 1.0)) + "\n")
+    model = torch.nn.Linear(3, 2)
+    for rank in (0, 1):
+        monkeypatch.setattr(_watch, "rank_and_world", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr(_place, "_watches", numbers := count(1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with xent.watch(model, optimizer, tmp_path, resume_at=1, doctor=False):
+            pass
+        assert next(numbers) == 2
 
 
 def test_ranks_that_a_resumed_run_no_longer_has_keep_what_comes_before(tmp_path: Path) -> None:

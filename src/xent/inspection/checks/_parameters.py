@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xent.inspection.checks._held_outside import Held, Holdings, holdings_of
+from xent.inspection.checks._held_outside import Held, holdings_of
 from xent.inspection.checks._rule import Rule, Watcher
 from xent.inspection.examination._call_site import CallSite
 from xent.inspection.examination._events import BackwardCall, OptimizerStep
@@ -62,6 +62,15 @@ class _Held:
         return known is not None and (now is None or known() is now)
 
 
+@dataclass(frozen=True)
+class _Waiting:
+    """Leaves of a backward before which no optimizer was known."""
+
+    references: list[weakref.ref[Tensor]]
+    site: CallSite | None
+    step: int
+
+
 class _Unheld(Watcher):
     """Leaves behind the sampled backwards that no optimizer holds; the process is searched only if there are any.
 
@@ -76,8 +85,7 @@ class _Unheld(Watcher):
         self._known: dict[int, weakref.ref[Tensor]] = {}
         self._inputs: set[int] = set()
         self._saw_backward = False
-        self._waiting: list[weakref.ref[Tensor]] = []
-        self._waiting_site: CallSite | None = None
+        self._waiting: _Waiting | None = None
 
     def at_backward(self, backward: BackwardCall) -> None:
         if backward.is_grad:  # what a gradient is asked of by name is an input, unless it is a Parameter
@@ -92,20 +100,24 @@ class _Unheld(Watcher):
         fresh = [leaf for leaf in unheld if self._is_fresh(leaf)]
         self.again(unheld, backward)
         if fresh and not self.run.optimizers:
-            self._waiting, self._waiting_site = [weakref.ref(leaf) for leaf in fresh], backward.site
+            self._waiting = _Waiting([weakref.ref(leaf) for leaf in fresh], backward.site, self.run.num_steps)
         elif fresh:
-            self.first_seen(fresh, holdings_of(self.run), backward.site)
+            self.first_seen(fresh, backward.site, self.run.num_steps)
 
     def at_step(self, step: OptimizerStep) -> None:
         self._held.note(step.optimizer)
         self.wait_no_longer()
 
-    def wait_no_longer(self) -> None:
-        """Judge the leaves that wait; those that are gone can't be looked up any more."""
-        waiting, self._waiting = [reference() for reference in self._waiting], []
-        fresh = [leaf for leaf in waiting if leaf is not None and leaf not in self._held]
+    def wait_no_longer(self) -> bool:
+        """Judge the leaves that wait; whether they are all there, since one that is gone can't be looked up."""
+        if self._waiting is None:
+            return True
+        waiting, self._waiting = self._waiting, None
+        leaves = [leaf for reference in waiting.references if (leaf := reference()) is not None]
+        fresh = [leaf for leaf in leaves if leaf not in self._held]
         if fresh:
-            self.first_seen(fresh, holdings_of(self.run), self._waiting_site)
+            self.first_seen(fresh, waiting.site, waiting.step)
+        return len(leaves) == len(waiting.references)
 
     def _is_fresh(self, leaf: Tensor) -> bool:
         known = self._known.get(id(leaf))
@@ -114,8 +126,8 @@ class _Unheld(Watcher):
         self._known[id(leaf)] = weakref.ref(leaf)
         return True
 
-    def first_seen(self, fresh: list[Tensor], holdings: Holdings, site: CallSite | None) -> None:
-        """Leaves that no optimizer holds now."""
+    def first_seen(self, fresh: list[Tensor], site: CallSite | None, step: int) -> None:
+        """Leaves that no optimizer holds now, and where and after how many steps a backward came to them."""
 
     def again(self, unheld: list[Tensor], backward: BackwardCall) -> None:
         """All such leaves of a backward."""
@@ -149,7 +161,8 @@ class _NotRegistered(_Unheld):
         self._loose: list[_Loose] = []
         self._confirmed: set[int] = set()
 
-    def first_seen(self, fresh: list[Tensor], holdings: Holdings, site: CallSite | None) -> None:
+    def first_seen(self, fresh: list[Tensor], site: CallSite | None, step: int) -> None:
+        holdings = holdings_of(self.run)
         for leaf in _in_order(fresh, holdings.outside):
             held = holdings.outside.get(id(leaf))
             if held is not None:
@@ -162,10 +175,12 @@ class _NotRegistered(_Unheld):
 
     def at_end(self) -> Iterator[Found]:
         self._held.note_all()
-        self.wait_no_longer()
+        all_there = self.wait_no_longer()
         if not self._saw_backward:
             raise NotChecked("backward() was not called")
         loose = [each for each in self._loose if self._is_mistake(each)]
+        if not loose and not all_there:
+            raise NotChecked("the parameters were gone before they could be looked up")
         if loose and self._held.missed_one:
             raise NotChecked("an optimizer came and went between the steps that are looked at")
         for attribute in dict.fromkeys((each.held.attribute, each.held.alone) for each in loose):
@@ -241,13 +256,14 @@ class _NotInOptimizer(_Unheld):
         super().__init__(run)
         self._unmoved: dict[int, _Unmoved] = {}
 
-    def first_seen(self, fresh: list[Tensor], holdings: Holdings, site: CallSite | None) -> None:
+    def first_seen(self, fresh: list[Tensor], site: CallSite | None, step: int) -> None:
+        holdings = holdings_of(self.run)
         for leaf in _in_order(fresh, holdings.registered):
             registered = holdings.registered.get(id(leaf))
             if registered is not None and id(leaf) not in self._inputs:
                 name, training = registered
                 self._unmoved[id(leaf)] = _Unmoved(weakref.ref(leaf), id(leaf), name, leaf.numel(), training,
-                                                   _fingerprint(leaf), self.run.num_steps)  # fmt: skip
+                                                   _fingerprint(leaf), step)  # fmt: skip
 
     def again(self, unheld: list[Tensor], backward: BackwardCall) -> None:
         unmoved = [(self._unmoved[id(leaf)], leaf) for leaf in unheld if id(leaf) in self._unmoved]

@@ -37,10 +37,13 @@ def _softmax_before_cross_entropy(call: LossCall) -> Iterator[Found]:
 
 
 def _shrunk(call: LossCall) -> float:
-    """‖p − y‖ / ‖J (softmax(p) − y)‖, J the derivative of p = softmax(z) with respect to z; NaN if it is not known.
+    """‖∇z of the loss of z‖ / ‖∇z of that of p = softmax(z)‖: without the first softmax and with it; NaN if not known.
 
-    Both are gradients with respect to the same logits z: without the first softmax and with it.
+    A row's gradient with respect to what the loss takes for logits is (Σ t) softmax − t, where t is its target,
+    smoothed and times the class weights.
     """
+    if call.error is not None or call.option("row_weight") is not None or call.option("z_loss"):
+        return math.nan
     try:
         p_NC, target = call.rows(_MOST_ROWS).double(), call.targets_of_rows(_MOST_ROWS)
     except NotChecked:
@@ -49,10 +52,14 @@ def _shrunk(call: LossCall) -> float:
     p_NC, target = p_NC[counted], target[counted].long()
     if not bool((p_NC.sum(1) - 1).abs().le(_ROUNDING).all()):
         return math.nan  # some of the classes were cut off
-    y_NC = torch.zeros_like(p_NC).scatter_(1, target[:, None], 1.0)
-    error_NC = p_NC.softmax(1) - y_NC
+    smoothing, weight = call.option("label_smoothing") or 0.0, call.option("weight")
+    t_NC = torch.full_like(p_NC, smoothing / p_NC.shape[1])
+    t_NC.scatter_add_(1, target[:, None], torch.full_like(p_NC[:, :1], 1 - smoothing))
+    t_NC = t_NC if weight is None else t_NC * call.values_of(weight)
+    total_N1 = t_NC.sum(1, keepdim=True)
+    error_NC = total_N1 * p_NC.softmax(1) - t_NC
     through = p_NC * (error_NC - (p_NC * error_NC).sum(1, keepdim=True))
-    with_it, without = float(through.norm()), float((p_NC - y_NC).norm())
+    with_it, without = float(through.norm()), float((total_N1 * p_NC - t_NC).norm())
     return without / with_it if with_it and math.isfinite(without / with_it) else math.nan
 
 

@@ -28,7 +28,7 @@ class Clock:
         self._mark = moment
 
     def wait(self) -> None:
-        """What comes before the next event is nobody's: a program that starts up."""
+        """What comes before the next event is nobody's: a program that starts up, an evaluation."""
         self._mark = None
 
     def rest(self, kind: str) -> None:

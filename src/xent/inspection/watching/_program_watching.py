@@ -28,7 +28,7 @@ class ProgramWatching(Watching):
         self._board = None
         self._hook = register_optimizer_step_pre_hook(self._steps)
         self._recording.begin(examined=self._about.get("doctor", True))
-        self._recording.leave_out_start_up()
+        self._recording.leave_out_time()  # imports and data
 
     def _steps(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """A global hook of torch's optimizers."""

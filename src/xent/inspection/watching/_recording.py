@@ -93,8 +93,8 @@ class Recording:
             self._hear(optimizer)
         self._prepare()
 
-    def leave_out_start_up(self) -> None:
-        """The first step's time begins with its first event, not here."""
+    def leave_out_time(self) -> None:
+        """What the program did since the last event, and does up to the next one, is no part of a step."""
         self._clock.wait()
 
     @_without_harm

@@ -139,9 +139,10 @@ class Watching:
             self.path, file = opened(self._out, about.get("name", "watch"), *self._rank)
         else:
             self.path, file = earlier, cut(earlier, goes_on_at)
+            meeting = Meeting(self._rank[1])  # on every rank: they meet by the number of the watch
             if not self._rank[0]:
                 cut_further_ranks(earlier.parent, self._rank[1], goes_on_at)
-                Meeting(self._rank[1]).tell(earlier.parent)  # to ranks that the run did not have before
+                meeting.tell(earlier.parent)  # to ranks that the run did not have before
         self._resumed = earlier is not None
         self._began_at = time.perf_counter()
         writer = RecordWriter(self.path, file, about.get("max_bytes", MOST_BYTES))
@@ -195,6 +196,7 @@ class Watching:
         """Write what was measured on other rows: `loss`, `count`, `accuracy`, `ruler`."""
         found = {"loss": None, "count": None, "accuracy": None, "ruler": None, **numbers}
         self._recording.write("evaluation", step=self.step, split=split, **found)
+        self._recording.leave_out_time()
 
     def rows(
         self,

@@ -17,6 +17,7 @@ from xent.report.run_page._thinning import MOST, curve, in_buckets, spread
 from xent.report.run_page._values import LONG, as_dict, as_finite, as_list, as_number, as_text, as_whole, rounded
 
 _MOST_EVALUATIONS = 200
+_DOCTORS_STEPS = 21  # its work is part of their time; a test holds this beside the number of the watch
 _APART = 1e-6  # relative: where the mean of means is another number, not the same one rounded
 
 
@@ -71,8 +72,10 @@ def _over_ranks(run: RunRecords) -> list[Step]:
 def _joined(ranks: list[Step]) -> Step:
     first = ranks[0]
     ranks = [one for one in ranks if one.denominator != 0]  # of ranks that share rows one counts them
+    if len(ranks) == 1:
+        return ranks[0]
     total, count = _sum(ranks, "sum_nll"), _sum(ranks, "denominator")
-    if len(ranks) < 2 or total is None or not count:
+    if total is None or not count:
         return first
     pieces = sum(one.pieces for one in ranks)
     means = [(one.loss if one.mean_of_means is None else one.mean_of_means) for one in ranks]
@@ -233,12 +236,14 @@ def _time(steps: Sequence[Step]) -> dict[str, Any] | None:
         sums = [math.fsum(one.seconds[place] or 0 for one in bucket) for place in range(len(PARTS))]
         whole = math.fsum(sums) or 1.0
         shares.append([bucket[0].step, bucket[-1].step, *(rounded(part / whole, 4) for part in sums)])
+    usual = [one for one in timed if one.step > _DOCTORS_STEPS] or timed
     return {
         "parts": PARTS,
         "shares": shares,
-        "median": [rounded(median(found)) if (found := _known(timed, place)) else None for place in range(len(PARTS))],
-        "total": [rounded(math.fsum(_known(timed, place))) for place in range(len(PARTS))],
-        "steps": len(timed),
+        "median": [rounded(median(found)) if (found := _known(usual, place)) else None for place in range(len(PARTS))],
+        "total": [rounded(math.fsum(_known(usual, place))) for place in range(len(PARTS))],
+        "steps": len(usual),
+        "after": _DOCTORS_STEPS if len(usual) < len(timed) else None,
     }
 
 

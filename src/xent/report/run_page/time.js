@@ -8,7 +8,7 @@ function showTime() {
       ...time.parts.map((part, place) => make("i", { class: `part${place}`, vars: { "--share": time.total[place] / whole_ } })));
     const rows = time.parts.map((part, place) => [make("span", {}, make("i", { class: `swatch part${place}` }), part), percent(time.total[place] / whole_), seconds(time.median[place]), seconds(time.total[place])]);
     rows.push(["a step", "100.0 %", seconds(middle), seconds(whole_)]);
-    parts.push(section("Where the time goes", `Median of ${plural(time.steps, "recorded step")}: ${seconds(middle)} a step.`, bar,
+    parts.push(section("Where the time goes", `Median of ${plural(time.steps, "recorded step")}${time.after ? ` after step ${whole(time.after)}, up to which the doctor looks` : ""}: ${seconds(middle)} a step.`, bar,
       table([["part", "name"], ["share", "n"], ["median", "n"], ["sum", "n"]], rows, { label: "time", class: "data total" })));
     if (time.shares.length > 1) parts.push(section("Over the steps", "", make("figure", {}, timeChart(time))));
   }
