@@ -91,17 +91,25 @@ class Found(NamedTuple):
     low: int
     high: int
     total: int
-    lowest: int  # of all targets
+    lowest: int  # of the targets that are not ignored
+    num_ignored: int
 
     def error(self, place: str, num_classes: int, ignore_index: int) -> TargetRangeError:
         """With the place of the first one."""
         values = f"{self.low} to {self.high}" if self.num_bad > 1 else f"{self.low}"
-        by_one = self.lowest >= 1 and self.high == num_classes
         return TargetRangeError(
             f"{self.num_bad} of {self.total} targets are out of bounds ({values}; the first at {place})",
             f"with C={num_classes} classes a target lies in [0, {num_classes - 1}] or is ignore_index={ignore_index}",
-            "classes count from 0: pass target - 1" if by_one else "mend the labels",
+            self._mend(num_classes, ignore_index),
         )
+
+    def _mend(self, num_classes: int, ignore_index: int) -> str:
+        by_one = self.lowest >= 1 and self.high == num_classes
+        if not by_one or 0 <= ignore_index < num_classes:  # class ignore_index + 1 would become it
+            return "mend the labels"
+        if self.num_ignored == 0:
+            return "classes count from 0: pass target - 1"
+        return f"classes count from 0: pass torch.where(target == {ignore_index}, target, target - 1)"
 
 
 class _Site(NamedTuple):
@@ -118,8 +126,8 @@ class _Marks:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         with torch.inference_mode(False):  # or no call outside that mode could write to it
-            self.there = torch.zeros(8, dtype=torch.int64, device=device)
-            self.here = torch.zeros(8, dtype=torch.int64, device="cpu", pin_memory=device.type == "cuda")
+            self.there = torch.zeros(9, dtype=torch.int64, device=device)
+            self.here = torch.zeros(9, dtype=torch.int64, device="cpu", pin_memory=device.type == "cuda")
         self.calls = 0
         self.sites: dict[_Site, int] = {}
         self.lock = Lock()
@@ -134,10 +142,12 @@ class _Marks:
             bad = out_of_range(flat, num_classes, ignore_index)
             whole = torch.iinfo(torch.int64)
             least, most = flat.masked_fill(~bad, whole.max).amin(), flat.masked_fill(~bad, whole.min).amax()
+            ignored = flat == ignore_index
+            lowest = flat.masked_fill(ignored, whole.max).amin()
             known = (len(flat), calls, number)  # to the device as the arguments of kernels, not as copies
             total, call, site = (torch.full((), value, dtype=torch.int64, device=self.device) for value in known)
             place = bad.to(torch.uint8).argmax()
-            found = torch.stack([bad.sum(), least, most, total, flat.amin(), place, call, site])
+            found = torch.stack([bad.sum(), least, most, total, lowest, ignored.sum(), place, call, site])
             self.there.copy_(torch.where(self.there[0] > 0, self.there, found))
             self.here.copy_(self.there, non_blocking=True)
 

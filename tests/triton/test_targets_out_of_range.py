@@ -114,6 +114,13 @@ def test_asked_for_it_raises_at_once_and_once(checked):
     assert not xent.check_targets(False)
 
 
+def test_the_lowest_class_is_one_that_counts(checked):
+    with xent.backend("triton"):
+        xent.cross_entropy(logits(), torch.tensor([1, 5, 2, 1, -100, 3]))
+    with pytest.raises(TargetRangeError, match=r"pass torch.where\(target == -100, target, target - 1\)"):
+        xent.check_targets()
+
+
 def test_nothing_is_marked_while_it_is_off():
     with xent.backend("triton"):
         xent.cross_entropy(logits(), BAD)
