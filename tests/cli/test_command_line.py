@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -61,6 +63,18 @@ def test_help_has_an_example(capfd, arguments, words):
     shown = capfd.readouterr().out
     assert [word for word in words if word not in shown] == []
     assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", [["explain"], ["score"], ["train", "digits"], ["bench", "linear"]], ids=str)
+def test_a_paragraph_of_help_is_wrapped_once(capfd, monkeypatch, command):
+    """No line ends where it does in the source: a line is short only where the next word has no room."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([*command, "--help"]) == 0
+    text = capfd.readouterr().out.partition("╭─")[0]
+    paragraphs = [[line.strip() for line in one.splitlines()] for one in re.split(r"\n *\n", text)]
+    for lines in paragraphs:
+        for line, after in itertools.pairwise(lines):
+            assert len(line) + 1 + len(after.split()[0]) > 78 if line and after else True, line
 
 
 def test_version(capfd):

@@ -89,7 +89,11 @@ def test_options_and_listed_rows(capfd):
         (["--logits", "logits.json:q", "--targets", "targets.json"], 2, "holds one tensor, without a name"),
         (["--logits", "ragged.json", "--targets", "targets.json"], 1, "lists are of different lengths"),
         (["--logits", "damaged.npy", "--targets", "targets.json"], 1, "damaged.npy can't be read"),
-        (["--logits", "words.json", "--targets", "targets.json"], 1, "logits and targets are numbers"),
+        (
+            ["--logits", "words.json", "--targets", "targets.json"],
+            1,
+            "words.json holds text; logits and targets are numbers",
+        ),
         (["--logits", "logits.json", "--targets", "logits.json", "--reduction", "avg"], 2, "reduction='avg'"),
         (["--logits", "targets.json", "--targets", "logits.json"], 1, "target has shape (2, 3)"),
         (["runs/none"], 2, "run is runs/none, which does not exist"),

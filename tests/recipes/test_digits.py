@@ -232,6 +232,16 @@ def test_the_ruler_fits(losses, width):
     assert "perplexity" in console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@pytest.mark.parametrize(
+    ("nats", "shown"), [(0.0953102, "1.100"), (0.0122, "1.012"), (math.log(256), "256.0"), (math.log(1234.4), "1234")]
+)
+def test_a_perplexity_has_four_digits(nats, shown):
+    console = Console(file=io.StringIO(), width=80)
+    numbers = {"loss": nats, "bits": 1.0, "accuracy": 1.0}
+    console.print(metrics_table({"train": numbers, "validation": numbers}))
+    assert shown in console.file.getvalue().split()  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def test_the_live_view_is_drawn_on_a_terminal_and_leaves_nothing_behind():
     class Terminal(io.StringIO):
         def isatty(self) -> bool:

@@ -360,6 +360,8 @@ def test_light_dark_narrow_and_still(reader, tmp_path):
     assert colours[0] != colours[1]
     reader.one("#theme").click()
     assert reader.js(paper) == colours[0]
+    for label in reader.all("#receipt .label"):
+        assert reader.js("return arguments[0].scrollWidth <= arguments[0].clientWidth", label), label.text
     moving = "return getComputedStyle(document.querySelector('.bar i')).transitionDuration"
     assert reader.js(moving) == "0s"
     size = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}

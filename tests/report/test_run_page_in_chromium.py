@@ -91,6 +91,23 @@ def test_the_numbers_on_the_page_are_those_of_the_records(reader, tmp_path, digi
     assert reader.js("const c = document.querySelector('.cards canvas'); return [c.width, c.height]") == [8, 8]
 
 
+def test_the_throughput_is_that_of_the_middle_step(reader, tmp_path):
+    """One step in which the machine did something else says nothing of the run; a gap that is none has no sign."""
+    rates = [100.0, 30000.0, 20000.0, 40000.0, 7.0]
+    steps = [step(number, 2.0, rows_per_second=rate) for number, rate in enumerate(rates, 1)]
+    bins = [
+        {"low": low, "high": low + 0.1, "count": 5, "confidence": confidence, "accuracy": accuracy}
+        for low, confidence, accuracy in ((0.4, 0.48, 0.6), (0.9, 0.9901, 0.99))
+    ]
+    calibration = {"kind": "calibration", "step": 5, "ece": 0.06, "bins": bins, "count": 10}
+    opened(reader, tmp_path, write(tmp_path / "x", [header(), *steps, calibration]))
+    figures = reader.js("return [...document.querySelectorAll('#figures dd')].map((d) => d.textContent)")
+    assert figures[-1] == "20,000 rows/s"
+    choose(reader, "calibration")
+    gaps = "return [...document.querySelectorAll('table.data td:nth-child(3)')].map((d) => d.textContent)"
+    assert reader.js(gaps) == ["+12.0", "0.0"]
+
+
 def test_a_later_measurement_of_the_training_rows_stands_before_the_last_batch(reader, tmp_path):
     """90 steps of which two are recorded: their loss is not where the training ended."""
     measured = {"kind": "evaluation", "step": 90, "split": "train", "loss": 0.25, "count": 64, "accuracy": 0.9}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,19 @@ def test_a_model_that_gives_nan(tmp_path: Path, capsys: Any) -> None:
     assert "row 1: the model gives token 1 (" in _refused(capsys, tmp_path / "nan", texts)
     assert run(["score", str(tmp_path / "nan"), str(texts), "--skip-bad"]) == 0
     assert "nothing was scored" in capsys.readouterr().out
+
+
+def test_without_transformers_a_name_that_is_no_directory_is_named(
+    tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    texts = tmp_path / "t.txt"
+    texts.write_text("text")
+    said = _refused(capsys, "runs/none", texts)
+    assert said == (
+        "xent: error: runs/none is no directory, and transformers is not installed; it reads models of the hub, by "
+        "their names or saved in a directory: check the path, or pip install 'xent[transformers]'\n"
+    )
 
 
 def test_a_directory_that_is_no_model(model: Path, tmp_path: Path, capsys: Any) -> None:

@@ -42,6 +42,13 @@ def test_text_is_inert_and_whole(tmp_path: Path) -> None:
     assert page.index("<td>20") < page.index("<td>8.5")
 
 
+def test_a_token_of_white_space_is_seen_in_the_table(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    write_heat_map(path, "title", _scored(["a\n", "b", "\n", " c"], [None, 1.0, 3.0, 2.0]), [])
+    cells = re.findall(r'<td class="(?:before|token)"><bdi>(.*?)</bdi>', path.read_text("utf-8"), re.S)
+    assert cells == ["a⏎b", "⏎", "a⏎b⏎", "␣c", "a⏎", "b"]
+
+
 def test_many_tokens_are_cut_and_said(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("xent.scoring._shard_work.SHOWN", 5)
     whole = _scored(["a"] * 8, [1.0] * 8)

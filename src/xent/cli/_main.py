@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,19 @@ app.command(
     cls=watch_command.WatchCommand,
     context_settings={"allow_interspersed_args": False},
 )(watch_command.watch)
+
+
+def _unwrap(group: typer.Typer) -> None:
+    """Make a line of each paragraph of the docstrings, which the terminal wraps: Typer would keep the line ends."""
+    for command in group.registered_commands:
+        paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
+        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    for inner in group.registered_groups:
+        if inner.typer_instance is not None:
+            _unwrap(inner.typer_instance)
+
+
+_unwrap(app)
 
 
 @app.callback(invoke_without_command=True, epilog="[dim]Example:[/dim]  xent train digits")

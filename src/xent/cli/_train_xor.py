@@ -131,7 +131,7 @@ _CORNER = ("x1", "x2", "target", "logit", "p")
 
 
 def _corner(x1: float, x2: float, target: int, logit: float, p: float) -> tuple[str, ...]:
-    return f"{x1:.0f}  {x2:.0f}", str(target), f"{logit:.4f}", f"{p:.4f}"
+    return f"{x1:.0f}  {x2:.0f}", str(target), f"{logit:.4f}".replace("-", "−"), f"{p:.4f}"
 
 
 def _number(value: float | None) -> str:

@@ -261,6 +261,8 @@ class _Output:
 
 
 def _unscored(count: int) -> str:
+    if count == 1:
+        return "; 1 first token is predicted by nothing"
     return f"; {count:,} first tokens are predicted by nothing" if count else ""
 
 

@@ -44,11 +44,16 @@ class Measure:
     width: int
 
 
+def _four_digits(value: float) -> str:
+    """1.100 below 1.101: a zero at the end is a digit too."""
+    return f"{value:#.4g}".rstrip(".")
+
+
 _MEASURES = (
     Measure("nats", "loss", "{:.4f}".format, 9),
     Measure("bits", "bits", "{:.4f}".format, 9),
     Measure("bits/byte", "bits_per_byte", "{:.4f}".format, 12),
-    Measure("perplexity", "loss", lambda nats: f"{perplexity(nats):.4g}", 0),
+    Measure("perplexity", "loss", lambda nats: _four_digits(perplexity(nats)), 0),
     Measure("accuracy", "accuracy", lambda share: f"{100 * share:.2f} %", 12),
     Measure("macro-F1", "macro_f1", lambda share: f"{100 * share:.2f} %", 10),
     Measure("smoothed nats", "smoothed_loss", "{:.4f}".format, 0),

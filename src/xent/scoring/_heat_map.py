@@ -17,6 +17,7 @@ from xent.report._page import seen, source_hash
 from xent.scoring.score import Scored
 
 BOUNDS = (0.5, 1, 2, 3, 4, 6, 8, 11, 15)  # bits, where a colour ends
+_VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"})
 _WORST, _BEFORE = 20, 60  # tokens of the table, characters before each
 
 
@@ -112,5 +113,7 @@ def _worst(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         before = "".join(
             other["token"] or "" for other in rows[max(0, place - _BEFORE) : place] if other["row"] == row["row"]
         )
-        made.append({**row, "before": before[-_BEFORE:], "bits": number(row["bits"], 4)})
+        before = before[-_BEFORE:].replace("\n", "⏎").replace("\t", "⇥")
+        token = None if row["token"] is None else row["token"].translate(_VISIBLE)
+        made.append({**row, "before": before, "token": token, "bits": number(row["bits"], 4)})
     return made

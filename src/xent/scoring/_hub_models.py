@@ -140,7 +140,7 @@ def load_hub_model(name: str, options: HubOptions) -> HubModel:
         OptionError: there is no such model, or it has no tokenizer.
         DataError: its files can't be read.
     """
-    transformers = _transformers()
+    transformers = _transformers(name)
     _check_directory(name, options)
     dtype = "auto" if options.dtype == "auto" else getattr(torch, options.dtype, None)
     if not isinstance(dtype, (str, torch.dtype)):
@@ -227,12 +227,15 @@ def _check_whole(name: str, loaded: dict[str, Any]) -> None:
         )
 
 
-def _transformers() -> Any:
+def _transformers(name: str) -> Any:
     try:
         import transformers
     except ImportError as error:
+        missing = "" if Path(name).is_dir() else f"{name} is no directory, and "
         raise DependencyError(
-            "transformers is not installed", "it reads models of the hub", "pip install 'xent[transformers]'"
+            f"{missing}transformers is not installed",
+            "it reads models of the hub, by their names or saved in a directory",
+            "check the path, or pip install 'xent[transformers]'",
         ) from error
     return transformers
 

@@ -81,7 +81,7 @@ function axis(scale, level) {
 function levelLine(level, scale) {
   if (!Number.isFinite(level)) return [];
   const y = scale.y(level);
-  const label = svg("text", { x: MARGIN.left - 6, y: y + 4, class: "tick level" }, fmt(level, 2));
+  const label = svg("text", { x: MARGIN.left - 6, y: y + 4, class: "tick level" }, fmt(level, Math.abs(level) < 0.1 ? 4 : 2));
   return [svg("line", { x1: MARGIN.left, x2: scale.total, y1: y, y2: y, class: "level" }), label];
 }
 

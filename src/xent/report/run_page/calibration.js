@@ -24,7 +24,10 @@ function showCalibration() {
     eceSection())];
 }
 
-const signed = (value) => `${value < 0 ? "−" : "+"}${(100 * Math.abs(value)).toFixed(1)}`;
+const signed = (value) => {
+  const size = (100 * Math.abs(value)).toFixed(1);
+  return size === "0.0" ? size : `${value < 0 ? "−" : "+"}${size}`;
+};
 const figure = (label, value, note = "") => make("div", {}, make("dt", {}, label), make("dd", {}, value, note ? make("span", { class: "note" }, ` ${note}`) : null));
 
 function eceSection() {

@@ -53,7 +53,7 @@ function showHead() {
   const accuracy = last?.accuracy ?? lastOf(one.accuracy)?.[2];
   if (finite(accuracy)) figures.push(["accuracy", percent(accuracy, 2), ""]);
   if (finite(one.ruler.uniform)) figures.push(["guessing", fixed(one.ruler.uniform), "nats"]);
-  const rate = lastOf(one.throughput)?.[2];
+  const rate = median(one.throughput.map((point) => point[2]).filter(finite));
   if (finite(rate)) figures.push(["throughput", whole(rate), "rows/s"]);
   byId("figures").replaceChildren(...figures.map(([label, value, unit]) => figure(label, value, unit)));
   byId("notes").replaceChildren(...page.runs.flatMap((each) => each.notes.map((note) => make("li", {}, several() ? named(`${each.name}: `) : "", named(note)))));

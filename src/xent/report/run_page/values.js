@@ -33,6 +33,12 @@ function power(size) {
   return `${digits}e${exponent.replace("-", "−").replace("+", "")}`;
 }
 
+// Of numbers; undefined of none. What single steps of a busy machine take says little.
+function median(values) {
+  const sorted = values.map(real).sort((a, b) => a - b), half = Math.floor(sorted.length / 2);
+  return sorted.length % 2 ? sorted[half] : sorted.length ? (sorted[half - 1] + sorted[half]) / 2 : undefined;
+}
+
 const whole = (value) => (finite(value) ? Math.round(real(value)).toLocaleString("en") : "–");
 const percent = (value, decimals = 1) => (finite(value) ? `${(100 * real(value)).toFixed(decimals)} %` : "–");
 const short = (value) => (finite(value) ? (value === 0 ? "0" : Number(real(value).toPrecision(3)).toLocaleString("en", { maximumFractionDigits: 8 })) : "–");
