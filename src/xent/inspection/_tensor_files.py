@@ -56,7 +56,12 @@ def _split(place: str) -> tuple[Path, str | None]:
     return Path(path), name
 
 
-def _only(names: Sequence[str], name: str | None, path: Path) -> str:
+def one_of(names: Sequence[str], name: str | None, path: Path) -> str:
+    """The name of the tensor to read, of those in a file.
+
+    Raises:
+        OptionError: it is not there, or there are several and none was named.
+    """
     if name is None and len(names) == 1:
         return names[0]
     if name is None or name not in names:
@@ -73,7 +78,7 @@ def _nameless(name: str | None, path: Path) -> None:
 def _of_json(content: bytes, path: Path, name: str | None) -> NamedTensor:
     value: Any = json.loads(content)
     if isinstance(value, dict):
-        value = value[_only(list(value), name, path)]
+        value = value[one_of(list(value), name, path)]
     else:
         _nameless(name, path)
     return NamedTensor(_numbers(value, path))
@@ -89,7 +94,8 @@ def _numbers(value: Any, path: Path) -> Tensor:
 
 def _tensor(array: Any, path: Path) -> Tensor:
     if array.dtype.kind not in "iuf":
-        raise DataError(f"{path} holds {array.dtype}", "logits and targets are numbers", "write numbers")
+        held = {"U": "text", "S": "text", "b": "true and false"}.get(array.dtype.kind, array.dtype)
+        raise DataError(f"{path} holds {held}", "logits and targets are numbers", "write numbers")
     return torch.from_numpy(np.ascontiguousarray(array).astype(_native(array.dtype)))
 
 
@@ -107,7 +113,7 @@ def _of_safetensors(content: bytes, path: Path, name: str | None) -> NamedTensor
     from safetensors.torch import load
 
     tensors = load(content)
-    return NamedTensor(tensors[_only(sorted(tensors), name, path)])
+    return NamedTensor(tensors[one_of(sorted(tensors), name, path)])
 
 
 def _of_csv(content: bytes, path: Path, name: str | None) -> NamedTensor:
@@ -134,7 +140,7 @@ def _of_table(table: Any, path: Path, name: str | None) -> NamedTensor:
     """All columns as classes, or the one asked for; a column of lists is a tensor by itself."""
     names = list(table.column_names)
     if name is not None or len(names) == 1:
-        return NamedTensor(_numbers(table.column(_only(names, name, path)).to_pylist(), path))
+        return NamedTensor(_numbers(table.column(one_of(names, name, path)).to_pylist(), path))
     columns = [np.asarray(table.column(column).to_numpy()) for column in names]
     return NamedTensor(_tensor(np.stack(columns, 1) if columns else np.zeros((0, 0)), path), tuple(map(str, names)))
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xent.errors import DataError, OptionError, ShapeError
-from xent.inspection._tensor_files import read_tensor
+from xent.inspection._tensor_files import one_of, read_tensor
 
 _ENDINGS = (".npy", ".safetensors", ".pt", ".pth")
 
@@ -126,32 +126,23 @@ def _of_safetensors(path: Path, name: str | None) -> Any:
     from safetensors import safe_open
 
     file = safe_open(path, framework="pt")
-    return file.get_slice(_only(list(file.keys()), name, path))  # pyright: ignore[reportAttributeAccessIssue]
+    return file.get_slice(one_of(list(file.keys()), name, path))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _of_torch(path: Path, name: str | None) -> Any:
     value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     if isinstance(value, dict):
-        value = value[_only([key for key in value if isinstance(key, str)], name, path)]
+        value = value[one_of([key for key in value if isinstance(key, str)], name, path)]
     if not isinstance(value, Tensor) or not value.is_floating_point():
         raise DataError(f"{path} holds {type(value).__name__}", "logits are a floating-point tensor", "save one")
     return value
-
-
-def _only(names: list[str], name: str | None, path: Path) -> str:
-    if name is None and len(names) == 1:
-        return names[0]
-    if name is None or name not in names:
-        got = f"{path} holds {', '.join(names) or 'no tensor'}"
-        raise OptionError(got, "one of them is read", f"pass {path}:{names[0] if names else 'NAME'}")
-    return name
 
 
 def _targets(place: str) -> Tensor:
     path, name = _split(place)
     if path.suffix in (".pt", ".pth") and path.is_file():
         value = torch.load(path, map_location="cpu", weights_only=True)
-        tensor = value[_only(list(value), name, path)] if isinstance(value, dict) else value
+        tensor = value[one_of(list(value), name, path)] if isinstance(value, dict) else value
     else:
         tensor = read_tensor(place, "--targets").tensor
     if tensor.is_floating_point() and not bool((tensor == tensor.round()).all()):
