@@ -15,7 +15,7 @@ from xent.errors import NotExplained
 from xent.inspection._nodes import Edge, Unreadable, edge_of, kind_of, signed
 from xent.inspection._term import Term
 from xent.inspection.examination._events import BackwardCall, LossCall, LossTable
-from xent.inspection.examination._provenance import saved
+from xent.inspection.examination._provenance import VIEWS, saved
 
 if TYPE_CHECKING:
     from xent.inspection._expressions import Expression
@@ -27,7 +27,7 @@ _BINARY = {
     "BinaryCrossEntropy": "binary_cross_entropy",
     "BinaryCrossEntropyWithLogits": "binary_cross_entropy_with_logits",
 }
-_BETWEEN = frozenset(
+_BETWEEN = VIEWS.union(
     [
         "Add",
         "Sub",
@@ -43,27 +43,6 @@ _BETWEEN = frozenset(
         "Stack",
         "Cat",
         "CopySlices",
-        "View",
-        "UnsafeView",
-        "ReshapeAlias",
-        "Squeeze",
-        "Unsqueeze",
-        "Unflatten",
-        "Permute",
-        "Transpose",
-        "T",
-        "Select",
-        "Unbind",
-        "Slice",
-        "Split",
-        "SplitWithSizes",
-        "Gather",
-        "IndexSelect",
-        "MaskedSelect",
-        "Diagonal",
-        "Expand",
-        "Flip",
-        "Index",
         "Clone",
         "Alias",
         "ToCopy",

@@ -17,7 +17,7 @@ from xent.inspection.examination._dims import dims_below
 from xent.inspection.examination._finding import NotChecked
 
 # What leaves values as they are, or scales them: the maker is looked for behind it.
-_VIEWS = frozenset(
+VIEWS = frozenset(
     [
         "View",
         "UnsafeView",
@@ -141,7 +141,7 @@ def provenance_of_edge(edge: Edge) -> Provenance:
 def _walked_through(edge: Edge, kind: str) -> Edge | None:
     """The operand that is behind a view, copy or scaling; None where the values are made here."""
     operands = [operand for operand in edge.operands if operand is not None]
-    if kind in _VIEWS or kind in _COPIES:
+    if kind in VIEWS or kind in _COPIES:
         return operands[0] if operands else None
     if kind == "CopySlices":  # [the base, …]; the values written may have a graph too
         return edge.operands[0]
