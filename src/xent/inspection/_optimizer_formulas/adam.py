@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xent.inspection._optimizer_formulas.formula import Account, Recomputed, Taken, linear_parts, used, words
+from xent.inspection._optimizer_formulas.formula import Account, Recomputed, Taken, decayed_parts, words
 from xent.report._numbers import MINUS
 
 EQUATION = f"θ {MINUS} lr·m̂ / (√v̂ + ε)"
@@ -22,13 +22,8 @@ EQUATION = f"θ {MINUS} lr·m̂ / (√v̂ + ε)"
 def recompute(taken: Taken) -> Recomputed:
     """The step again."""
     account = Account(taken)
-    lr, decay, eps = taken.option("lr"), taken.option("weight_decay"), taken.option("eps")
-    decoupled = bool(taken.options.get("decoupled_weight_decay"))
-    theta, g = account.begin()
-    if decoupled:
-        theta = account.shrunk(theta, lr, decay)
-    else:
-        g = account.coupled(g, theta, decay)
+    lr, eps = taken.option("lr"), taken.option("eps")
+    theta, g = account.decayed()
     m, v = moments(account, g)
     if taken.options.get("amsgrad"):
         v = account.add("v max", "max(v, largest v so far)", torch.maximum(taken.held("max_exp_avg_sq"), v))
@@ -48,12 +43,7 @@ def recompute(taken: Taken) -> Recomputed:
 
     def parts() -> dict[str, Tensor]:
         scale = -float(size) / denominator.double()
-        coupled = float(decay) if used(decay) and not decoupled else 0.0
-        held, new = taken.held("exp_avg"), 1 - float(beta1)
-        causes = linear_parts(taken, scale, new=new, old=float(beta1), held=held, decay=coupled)
-        if used(decay) and decoupled:
-            causes["weight decay"] = -float(lr) * float(decay) * taken.value.double()
-        return causes
+        return decayed_parts(taken, scale, new=1 - float(beta1), old=float(beta1))
 
     return account.end(after, parts)
 

@@ -138,6 +138,14 @@ class Account:
         theta, g = self.taken.value.to(self.taken.dtype), self.taken.gradient.to(self.taken.dtype)
         return theta, self.add("g", f"{MINUS}gradient (maximize)", -g) if self.taken.options.get("maximize") else g
 
+    def decayed(self) -> tuple[Tensor, Tensor]:
+        """θ and g of Adam's family after weight decay, which is part of the one or of the other."""
+        theta, g = self.begin()
+        lr, decay = self.taken.option("lr"), self.taken.option("weight_decay")
+        if self.taken.options.get("decoupled_weight_decay"):
+            return self.shrunk(theta, lr, decay), g
+        return theta, self.coupled(g, theta, decay)
+
     def coupled(self, g: Tensor, theta: Tensor, decay: Any) -> Tensor:
         """Weight decay that is added to the gradient."""
         if not used(decay):
@@ -180,3 +188,14 @@ def linear_parts(
     if decay:
         parts["weight decay"] = scale * (new * decay * taken.value.double())
     return parts
+
+
+def decayed_parts(taken: Taken, minus_scale: Tensor | float, *, new: float, old: float) -> dict[str, Tensor]:
+    """`linear_parts` of Adam's family, with the weight decay of `Account.decayed`."""
+    lr, decay, held = taken.option("lr"), taken.option("weight_decay"), taken.held("exp_avg")
+    if not used(decay) or not taken.options.get("decoupled_weight_decay"):
+        coupled = float(decay) if used(decay) else 0.0
+        return linear_parts(taken, minus_scale, new=new, old=old, held=held, decay=coupled)
+    causes = linear_parts(taken, minus_scale, new=new, old=old, held=held)
+    causes["weight decay"] = -float(lr) * float(decay) * taken.value.double()
+    return causes

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from xent.inspection._optimizer_formulas.adam import moments
-from xent.inspection._optimizer_formulas.formula import Account, Recomputed, Taken, linear_parts, used, words
+from xent.inspection._optimizer_formulas.formula import Account, Recomputed, Taken, decayed_parts, words
 from xent.report._numbers import MINUS
 
 EQUATION = f"θ {MINUS} lr·((1 {MINUS} μₜ)/(1 {MINUS} M)·g + μₜ₊₁/(1 {MINUS} M·μₜ₊₁)·m) / (√v̂ + ε)"
@@ -22,13 +22,8 @@ EQUATION = f"θ {MINUS} lr·((1 {MINUS} μₜ)/(1 {MINUS} M)·g + μₜ₊₁/(1
 def recompute(taken: Taken) -> Recomputed:
     """The step again."""
     account = Account(taken)
-    lr, decay, eps = taken.option("lr"), taken.option("weight_decay"), taken.option("eps")
-    decoupled = bool(taken.options.get("decoupled_weight_decay"))
-    theta, g = account.begin()
-    if decoupled:
-        theta = account.shrunk(theta, lr, decay)
-    else:
-        g = account.coupled(g, theta, decay)
+    lr, eps = taken.option("lr"), taken.option("eps")
+    theta, g = account.decayed()
     m, v = moments(account, g)
     bias = 1 - taken.options["betas"][1] ** taken.time
     spread = (v.sqrt().div(bias**0.5) if taken.route == "foreach" else v.div(bias).sqrt()).add(eps)
@@ -44,13 +39,9 @@ def recompute(taken: Taken) -> Recomputed:
         after = theta.addcdiv(g, spread, value=float(of_gradient)).addcdiv(m, spread, value=float(of_mean))
 
     def parts() -> dict[str, Tensor]:
-        beta1, coupled = taken.options["betas"][0], float(decay) if used(decay) and not decoupled else 0.0
+        beta1 = taken.options["betas"][0]
         new, old = float(of_gradient) + float(of_mean) * (1 - beta1), float(of_mean) * beta1
-        scale = 1 / spread.double()
-        causes = linear_parts(taken, scale, new=new, old=old, held=taken.held("exp_avg"), decay=coupled)
-        if used(decay) and decoupled:
-            causes["weight decay"] = -float(lr) * float(decay) * taken.value.double()
-        return causes
+        return decayed_parts(taken, 1 / spread.double(), new=new, old=old)
 
     return account.end(after, parts)
 

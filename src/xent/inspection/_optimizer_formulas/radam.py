@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from xent.inspection._optimizer_formulas.adam import moments
-from xent.inspection._optimizer_formulas.formula import Account, Recomputed, Taken, linear_parts, used, words
+from xent.inspection._optimizer_formulas.formula import Account, Recomputed, Taken, decayed_parts, words
 from xent.report._numbers import MINUS
 
 EQUATION = f"θ {MINUS} lr·m̂·r·√(1 {MINUS} β₂ᵗ) / (√v + ε)"
@@ -22,13 +22,8 @@ EQUATION = f"θ {MINUS} lr·m̂·r·√(1 {MINUS} β₂ᵗ) / (√v + ε)"
 def recompute(taken: Taken) -> Recomputed:
     """The step again."""
     account = Account(taken)
-    lr, decay, eps = taken.option("lr"), taken.option("weight_decay"), taken.option("eps")
-    decoupled = bool(taken.options.get("decoupled_weight_decay"))
-    theta, g = account.begin()
-    if decoupled:
-        theta = account.shrunk(theta, lr, decay)
-    else:
-        g = account.coupled(g, theta, decay)
+    lr, eps = taken.option("lr"), taken.option("eps")
+    theta, g = account.decayed()
     m, v = moments(account, g)
     beta1, beta2 = taken.options["betas"]
     bias1, bias2 = 1 - beta1**taken.time, 1 - beta2**taken.time
@@ -46,11 +41,7 @@ def recompute(taken: Taken) -> Recomputed:
     after = _moved(taken, theta, (m, spread), (bias1, bias2), rectified)
 
     def parts() -> dict[str, Tensor]:
-        coupled = float(decay) if used(decay) and not decoupled else 0.0
-        causes = linear_parts(taken, scale, new=1 - beta1, old=beta1, held=taken.held("exp_avg"), decay=coupled)
-        if used(decay) and decoupled:
-            causes["weight decay"] = -float(lr) * float(decay) * taken.value.double()
-        return causes
+        return decayed_parts(taken, scale, new=1 - beta1, old=beta1)
 
     return account.end(after, parts)
 
