@@ -5,8 +5,9 @@
     PYTHONPATH=src python benchmarks/gpu.py --interpret     # seconds, on a CPU: does the script run, is it right
 
 It needs torch and triton, no installation of xent. Times are medians of device events over inputs larger than the
-cache, of kernels that the host has queued before; those of small losses are of the host's clock. It writes benchmarks/results/gpu.json and gpu.md (or --out), the second with tables for docs/performance.md and
-with what must be reached beside what was.
+cache, of kernels that the host has queued before; those of small losses are of the host's clock. It writes
+benchmarks/results/gpu.json and gpu.md (or --out), the second with tables for docs/gpu.md and with what must be reached
+beside what was.
 """
 
 from __future__ import annotations
@@ -261,22 +262,25 @@ class Bench:
             for dtype in self.dtypes:
                 x, y = self.problem(rows, classes, dtype)
                 row: dict[str, Any] = {"rows": rows, "classes": classes, "dtype": self.name_of(dtype)}
-                for name, loss in (("xent", xent.cross_entropy), ("torch", contestants["torch"])):
-                    row[f"{name} µs"] = 1e3 * self.step_milliseconds(lambda loss=loss, x=x, y=y: loss(x, y).backward())
+                losses = {"xent µs": xent.cross_entropy, "torch µs": contestants["torch"]}
+                row |= self.steps_in_turns({name: partial(step, loss, x, y) for name, loss in losses.items()})
                 found.append({**row, "xent / torch": row["xent µs"] / row["torch µs"]})
                 print("small  ", *found[-1].values())
         return found
 
-    def step_milliseconds(self, call: Callable[[], Any]) -> float:
-        times = []
-        for _ in range(2 if self.tiny else 50):
-            begin = time.perf_counter()
-            for _ in range(1 if self.tiny else 20):
-                call()
-            if not self.tiny:
-                self.torch.cuda.synchronize()
-            times.append(1e3 * (time.perf_counter() - begin) / (1 if self.tiny else 20))
-        return statistics.median(times)
+    def steps_in_turns(self, calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
+        """Microseconds of a call, medians of stretches of twenty; in turns, for the host's speed comes and goes."""
+        stretches, length = (2, 1) if self.tiny else (100, 20)
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        for _ in range(stretches):
+            for name, call in calls.items():
+                begin = time.perf_counter()
+                for _ in range(length):
+                    call()
+                if not self.tiny:
+                    self.torch.cuda.synchronize()
+                times[name].append(1e6 * (time.perf_counter() - begin) / length)
+        return {name: statistics.median(of_call) for name, of_call in times.items()}
 
     def linear(self, contestants: dict[str, Any], limits: dict[str, float]) -> list[dict[str, Any]]:
         found = []
@@ -321,6 +325,11 @@ class Bench:
 
     def name_of(self, dtype: Any) -> str:
         return str(dtype).removeprefix("torch.")
+
+
+def step(loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> None:
+    """A loss and its gradient."""
+    loss(x, y).backward()
 
 
 if __name__ == "__main__":

@@ -77,6 +77,8 @@ class LossTerms:
 
     def with_weights(self, weight: Tensor | None, row_weight: Tensor | None) -> LossTerms:
         """The same options with other weights; torch.compile can't trace `dataclasses.replace`."""
+        if weight is self.weight and row_weight is self.row_weight:
+            return self
         return LossTerms(
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,

@@ -49,9 +49,7 @@ def _tensors(problem: Rows) -> tuple[Tensor | None, ...]:
 
 def _problem(tensors: tuple[Any, ...], terms: LossTerms) -> Rows:
     logits, target, probabilities, weight, row_weight = tensors
-    if weight is not None or row_weight is not None:
-        terms = terms.with_weights(weight, row_weight)
-    return Rows(logits, target, terms, probabilities)
+    return Rows(logits, target, terms.with_weights(weight, row_weight), probabilities)
 
 
 class _Rows(torch.autograd.Function):
@@ -65,9 +63,7 @@ class _Rows(torch.autograd.Function):
             found = _values(Rows(inputs[0], inputs[1], terms, inputs[2]), with_stats)
         loss, weight, largest, logsum, mass, lse, entropy, prediction = found
         ctx.set_materialize_grads(False)
-        weights = inputs[3:5]
-        ctx.terms = terms if weights == (None, None) else terms.with_weights(None, None)
-        ctx.with_stats = with_stats
+        ctx.terms, ctx.with_stats = terms.with_weights(None, None), with_stats
         ctx.save_for_backward(*tensors, largest, logsum, mass, entropy)
         weighed = ctx.needs_input_grad[3] or ctx.needs_input_grad[4]
         fixed = (prediction, *(() if weighed else (weight,)))
