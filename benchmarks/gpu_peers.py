@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def logits_contestants() -> tuple[dict[str, Callable[[Tensor, Tensor], Tensor]], dict[str, str]]:
     """Losses of (logits, target), mean over the rows, and why others are absent."""
     import torch
+    import torch._functorch.config as functorch
     import torch.nn.functional as F
 
     import xent
@@ -25,7 +26,7 @@ def logits_contestants() -> tuple[dict[str, Callable[[Tensor, Tensor], Tensor]],
             return xent.cross_entropy(x, y)
 
     # A compiled backward pass that gives its buffers away can't be timed alone, again and again.
-    torch._functorch.config.donated_buffer = False  # pyright: ignore[reportAttributeAccessIssue]
+    functorch.donated_buffer = False
     found = {"xent": ours, "torch": F.cross_entropy}
     makers = {
         "torch.compile": lambda: torch.compile(F.cross_entropy, dynamic=False),
