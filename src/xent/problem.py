@@ -98,7 +98,9 @@ def rows_of(
     check_floating("input", input)
     layout = LogitsLayout(tuple(input.shape), class_dim(input, dim), input.device)
     indices, probabilities, terms = canonical_target(layout, target, terms, shift)
-    return Rows(drop_last(input.movedim(layout.class_dim, -1), shift, dim=-2), indices, terms, probabilities)
+    last = layout.class_dim == input.ndim - 1
+    logits = input if last else input.movedim(layout.class_dim, -1)
+    return Rows(drop_last(logits, shift, dim=-2), indices, terms, probabilities)
 
 
 def counted_mask(problem: Rows | HeadRows) -> Tensor | None:

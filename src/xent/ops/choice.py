@@ -215,7 +215,8 @@ def column(operation: str, input: Tensor, *others: Tensor | None) -> ModuleType:
 def _name(operation: str, input: Tensor, *others: Tensor | None) -> str:
     asked = _request.name
     if asked == "auto":
-        return next(name for name in BACKENDS if _reason_against(name, operation, input, *others) is None)
+        names = BACKENDS[1:] if input.is_cuda else BACKENDS  # the native kernels are the CPU's
+        return next(name for name in names if _reason_against(name, operation, input, *others) is None)
     reason = _reason_against(asked, operation, input, *others)
     if reason is not None:
         raise BackendError(f"backend {asked!r} was asked for {operation}", reason, "use xent.backend('auto')")

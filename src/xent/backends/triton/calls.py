@@ -113,7 +113,8 @@ def launch_rows(
     key = (
         *name, device.index,
         terms.ignore_index, terms.label_smoothing, terms.z_loss, terms.softcap, terms.logit_scale,
-        *map(described, given), described(written), *map(alignment, others),
+        *[None if tensor is None else described(tensor) for tensor in (*given, written)],
+        *[None if tensor is None else alignment(tensor) for tensor in others],
     )  # fmt: skip
     program = known(key)
     if program is not None:

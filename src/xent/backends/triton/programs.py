@@ -60,14 +60,14 @@ def forget() -> None:
     _known.clear()
 
 
-def described(tensor: Tensor | None) -> tuple[Any, ...] | None:
+def described(tensor: Tensor) -> tuple[Any, ...]:
     """All that a program depends on of a tensor."""
-    return None if tensor is None else (tensor.dtype, tensor.shape, tensor.stride(), tensor.data_ptr() & _ALIGNED)
+    return tensor.dtype, tensor.shape, tensor.stride(), tensor.data_ptr() & _ALIGNED
 
 
-def alignment(tensor: Tensor | None) -> int | None:
+def alignment(tensor: Tensor) -> int:
     """The same of a tensor whose dtype and shape follow from those of others."""
-    return None if tensor is None else tensor.data_ptr() & _ALIGNED
+    return tensor.data_ptr() & _ALIGNED
 
 
 def program_of(

@@ -7,6 +7,8 @@ and `xent::cross_entropy_gradient`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -111,26 +113,28 @@ def _given(inputs: tuple[Any, ...]) -> Rows:
     return Rows(logits, target, terms_of(weight, row_weight, *numbers), probabilities)
 
 
-def _values(problem: Rows, with_stats: bool) -> tuple[Any, ...]:
-    from xent.backends.triton import cross_entropy as kernel
+@cache
+def _kernels() -> tuple[ModuleType, ModuleType]:
+    """Forward and gradient, imported where they are first needed, with triton."""
+    from xent.backends.triton import cross_entropy, cross_entropy_gradient
 
-    return tuple(vars(kernel.forward(problem, with_stats)).values())
+    return cross_entropy, cross_entropy_gradient
+
+
+def _values(problem: Rows, with_stats: bool) -> tuple[Any, ...]:
+    return tuple(vars(_kernels()[0].forward(problem, with_stats)).values())
 
 
 def _made(problem: Rows, saved: tuple[Any, ...], upstream: tuple[Tensor | None, ...]) -> Tensor:
-    from xent.backends.triton.cross_entropy import Saved
-    from xent.backends.triton.cross_entropy_gradient import Upstream, gradient
-
-    return gradient(problem, Saved(*saved), Upstream(*upstream))
+    forward, backward = _kernels()
+    return backward.gradient(problem, forward.Saved(*saved), backward.Upstream(*upstream))
 
 
 def _checked_forward(*inputs: Any) -> tuple[Tensor, ...]:
     """In a graph the door, `xent.problem`, is only traced: what it does to targets out of range is done here."""
-    from xent.backends.triton import cross_entropy as kernel
-
     problem = _given(inputs[:10])
     check_range_of(problem)
-    return kernel.forward(problem, inputs[10]).as_tensors()
+    return _kernels()[0].forward(problem, inputs[10]).as_tensors()
 
 
 def _gradient(*inputs: Any) -> Tensor:
