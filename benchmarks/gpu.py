@@ -1,12 +1,12 @@
 """The losses on one GPU: right first, then how fast, beside what that very GPU can do and beside the peers installed.
 
-    PYTHONPATH=src python benchmarks/gpu.py                 # half an hour on an H200
+    PYTHONPATH=src python benchmarks/gpu.py                 # four minutes on an H200
     PYTHONPATH=src python benchmarks/gpu.py --only linear   # a part; what other parts measured on this GPU is kept
     PYTHONPATH=src python benchmarks/gpu.py --interpret     # seconds, on a CPU: does the script run, is it right
 
 It needs torch and triton, no installation of xent. Times are medians of device events over inputs larger than the
-cache, of kernels that the host has queued before; those of small losses are of the host's clock. It writes
-benchmarks/results/gpu/gpu.json and gpu.md (or --out), the second with tables for docs/gpu.md and with what must be reached
+cache, of kernels that the host has queued before; those of small losses are of the host's clock. It writes gpu.json
+and gpu.md to benchmarks/results/gpu (or --out), the second with tables for docs/gpu.md and with what must be reached
 beside what was.
 """
 
