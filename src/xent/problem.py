@@ -277,7 +277,11 @@ def _raise_at_once(target: Tensor, num_classes: int, ignore_index: int) -> None:
     if count == 0:
         return
     worst, where = target[outside], outside.nonzero()[0].tolist()
-    found = target_checks.Found(count, int(worst.min()), int(worst.max()), target.numel(), low)
+    counted = target[target != ignore_index]
+    num_ignored = target.numel() - counted.numel()
+    found = target_checks.Found(
+        count, int(worst.min()), int(worst.max()), target.numel(), int(counted.min()), num_ignored
+    )
     raise found.error(f"row {where}", num_classes, ignore_index)
 
 

@@ -156,6 +156,9 @@ def test_results_of_another_machine_do_not_mix(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"2 contests that were measured with other versions \(triton\)"):
         results.begin(path, other, keep=True)
     assert results.begin(path, other, keep=False)["contests"] == []
+    another = {"machine": {"cpu": "b", "versions": {"torch": "2", "triton": "3"}, "cores": 2}}
+    with pytest.raises(DataError, match=r"with other cpu, versions \(torch, triton\), cores;"):
+        results.begin(path, another, keep=True)
     path.write_text("{}", encoding="utf-8")
     with pytest.raises(DataError, match="schema"):
         results.load(path)

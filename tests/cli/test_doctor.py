@@ -7,7 +7,6 @@ import py_compile
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -51,7 +50,9 @@ PROGRAMS = {
     "a large number": "raise SystemExit(513)\n",
     "stdin": "import sys\nprint(sys.stdin.read().upper())\n",
     "at the end": "import atexit, threading, time\natexit.register(print, 'last')\n"
-    "threading.Thread(target=lambda: (time.sleep(0.2), print('thread'))).start()\nprint('main')\n",
+    "said = threading.Event()\n"
+    "threading.Thread(target=lambda: (said.wait(), time.sleep(0.2), print('thread'))).start()\n"
+    "print('main', flush=True)\nsaid.set()\n",
     "its own hook": "import sys\nsys.excepthook = lambda *a: print('hook', a[0].__name__)\n1 / 0\n",
     "bytes": "import sys\nsys.stdout.buffer.write(bytes(range(256)))\nprint('é\\u2192')\n",
     "an unencodable text": "import sys\nprint(sys.stdout.errors, sys.stderr.errors)\n",
@@ -142,8 +143,7 @@ def test_an_interrupted_program_is_reported_and_ends_by_the_signal(number):
     Path("script.py").write_text(MISTAKEN + "import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
     process = subprocess.Popen([*XENT, "script.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    while "ready" not in process.stdout.readline():
-        time.sleep(0.01)
+    assert "ready\n" in iter(process.stdout.readline, "")
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == -number

@@ -67,6 +67,12 @@ TEXTS = [
     (CE, (f(3, 4), t(-1, 7, 2)), {}, errors.TargetRangeError,
      "2 of 3 targets are out of bounds (-1 to 7; the first at row [0]); with C=4 classes a target lies in [0, 3] or is "
      "ignore_index=-100: mend the labels"),
+    (CE, (f(3, 4), t(1, 4, -100)), {}, errors.TargetRangeError,
+     "1 of 3 targets are out of bounds (4; the first at row [1]); with C=4 classes a target lies in [0, 3] or is "
+     "ignore_index=-100: classes count from 0: pass torch.where(target == -100, target, target - 1)"),
+    (CE, (f(3, 4), t(1, 4, 2)), {"ignore_index": 0}, errors.TargetRangeError,
+     "1 of 3 targets are out of bounds (4; the first at row [1]); with C=4 classes a target lies in [0, 3] or is "
+     "ignore_index=0: mend the labels"),
     (CE, (f(1, 9), torch.tensor([156], dtype=torch.uint8)), {}, errors.TargetRangeError,
      "1 of 1 targets are out of bounds (156; the first at row [0]); with C=9 classes a target lies in [0, 8] or is "
      "ignore_index=-100: mend the labels"),

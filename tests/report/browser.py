@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+LIMIT = 120.0  # seconds, only to end what hangs: a busy machine may be slow
+
 
 @contextmanager
 def chromium() -> Iterator[Any]:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.report.browser import Reader, chromium
+from tests.report.browser import LIMIT, Reader, chromium
 from tests.report.written_runs import header, step, tokens, trained_digits, write
 from xent.report.run_page import write_report
 
@@ -43,7 +43,7 @@ def opened(reader: Reader, tmp_path, *runs) -> None:
 
 def drawn(reader: Reader) -> None:
     """Wait until every chart that is on the page stands."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + LIMIT
     while reader.js("return [...document.querySelectorAll('.chart')].some((c) => !c.querySelector('svg'))"):
         assert time.monotonic() < deadline, "a chart is not drawn"
         time.sleep(0.05)
@@ -251,7 +251,7 @@ def test_narrow_and_dark(reader, tmp_path, digits):
     light = reader.js(label)
     reader.js("document.getElementById('theme').click()")
     drawn(reader)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + LIMIT
     while reader.js(label) == light:
         assert time.monotonic() < deadline, "the charts kept the colours of the other theme"
         time.sleep(0.05)

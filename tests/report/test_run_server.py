@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.browser import Reader, chromium
+from tests.report.browser import LIMIT, Reader, chromium
 from tests.report.written_runs import header, step, write
 from xent.errors import OptionError, RunError
 from xent.report.run_page import serve_report
@@ -35,7 +35,7 @@ def served(run):
 
 
 def asked(port, path="/", **headers):
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT)) as connection:
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
         return answer, answer.read().decode()
@@ -62,7 +62,7 @@ def test_served_to_this_machine_only_and_ended_by_ctrl_c(tmp_path):
         addresses = [line.split()[1] for line in table if f":{port:04X} 00000000" in line]
         assert addresses == [f"0100007F:{port:04X}"]  # 127.0.0.1, as the kernel writes it
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(LIMIT) == 0
         assert process.stderr.read() == ""
 
 
@@ -80,7 +80,7 @@ def test_the_page_follows_the_training_and_keeps_the_readers_place(tmp_path):
         with (run / "records.jsonl").open("a") as file:
             for record in (step(60, 1.0), classes | {"step": 60}):
                 file.write(json.dumps(record) + "\n")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + LIMIT
         while "60 steps" not in reader.one("#status").text:
             assert time.monotonic() < deadline, "the page did not follow"
             time.sleep(0.1)

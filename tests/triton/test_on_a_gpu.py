@@ -18,6 +18,7 @@ from torch import Tensor
 
 import xent
 from tests.triton.conftest import LAUNCHES, ON_GPU
+from xent import target_checks
 from xent.errors import TargetRangeError
 from xent.ops.choice import choices
 
@@ -127,6 +128,41 @@ def test_targets_out_of_range_are_raised_for_at_a_later_call():
         with pytest.raises(TargetRangeError, match="-1; the first at row 5"):
             step(CALLS["cross_entropy"], given)
         step(CALLS["cross_entropy"], given)
+    finally:
+        xent.check_targets(before)
+
+
+def test_each_stream_tells_its_first_bad_call():
+    """They run at the same time, and good calls of either write beside them."""
+    given, before = problem(), xent.check_targets(True)
+    bad = given[2].clone().index_fill_(0, torch.tensor([5], device="cuda"), C)
+    torch.cuda.synchronize()
+    streams = [torch.cuda.Stream() for _ in range(2)]
+    try:
+        for targets in (bad, *[given[2]] * 20):
+            for stream in streams:
+                with torch.cuda.stream(stream):
+                    target_checks._marks_on(targets.device).mark(targets, C, -100)
+        with pytest.raises(TargetRangeError, match=r"on cuda:0, .* on cuda:0, 1 of"):
+            xent.check_targets()
+    finally:
+        xent.check_targets(before)
+
+
+def test_asked_for_in_a_capture_it_does_not_wait():
+    """What was marked before raises after it."""
+    given, before = problem(), xent.check_targets(True)
+    bad = given[2].clone().index_fill_(0, torch.tensor([5], device="cuda"), C)
+    try:
+        step(CALLS["cross_entropy"], given)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            target_checks._marks_on(bad.device).mark(bad, C, -100)
+            assert xent.check_targets(True)
+        xent.check_targets()
+        graph.replay()
+        with pytest.raises(TargetRangeError, match=f"1 of {N} targets .*first at row 5"):
+            xent.check_targets()
     finally:
         xent.check_targets(before)
 

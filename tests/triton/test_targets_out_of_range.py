@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from types import SimpleNamespace
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import xent
 from tests.triton.conftest import ON_GPU
@@ -114,6 +118,13 @@ def test_asked_for_it_raises_at_once_and_once(checked):
     assert not xent.check_targets(False)
 
 
+def test_the_lowest_class_is_one_that_counts(checked):
+    with xent.backend("triton"):
+        xent.cross_entropy(logits(), torch.tensor([1, 5, 2, 1, -100, 3]))
+    with pytest.raises(TargetRangeError, match=r"pass torch.where\(target == -100, target, target - 1\)"):
+        xent.check_targets()
+
+
 def test_nothing_is_marked_while_it_is_off():
     with xent.backend("triton"):
         xent.cross_entropy(logits(), BAD)
@@ -177,5 +188,82 @@ def test_a_capture_before_any_checked_call_is_refused_in_words(monkeypatch):
     with pytest.raises(OptionError, match="call the loss once before the capture"):
         target_checks._marks_on(Captured())
     marks = target_checks._Marks(torch.device("cpu"))
-    marks.here[0], marks.device = 1, Captured()
+    marks.here[0, 0], marks.device = 1, Captured()
     marks.raise_if_known()
+
+
+def test_asked_for_in_a_capture_it_waits_for_nobody_and_keeps_what_is_marked(monkeypatch, checked):
+    """A wait would end the capture."""
+    with xent.backend("triton"):
+        xent.cross_entropy(logits(), BAD)
+    (marks,) = target_checks._marks.values()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    monkeypatch.setattr(marks, "_wait", lambda: pytest.fail("it waited"))
+    assert xent.check_targets(False)
+    assert not xent.check_targets(True)
+    monkeypatch.undo()
+    with pytest.raises(TargetRangeError, match="3 of 6 targets"):
+        marks.raise_if_known()
+
+
+def test_streams_write_into_rows_of_their_own(monkeypatch, checked):
+    """Each bad call is told, in the order of the calls; a capture has a row of its own; none is missing after 100."""
+    stream = iter([7, 8, target_checks._CAPTURED, *range(100, 200)])
+    monkeypatch.setattr(target_checks, "_stream_of", lambda device: next(stream))
+    marks = target_checks._marks_on(torch.device("cpu"))
+    for target in (BAD, GOOD, torch.tensor([-5])):
+        marks.mark(target, 5, -100)
+    assert marks.rows == {target_checks._CAPTURED: 0, 7: 1, 8: 2}
+    with pytest.raises(TargetRangeError) as raised:
+        xent.check_targets()
+    assert re.fullmatch(
+        r"on cpu, 3 of 6 targets .*checked call 1 of 3, .*; on cpu, 1 of 1 targets .*checked call 3 of 3, .*; with C=5 "
+        r"classes a target lies in \[0, 4\] or is ignore_index=-100: mend the labels",
+        str(raised.value),
+    )
+    for _ in range(100):
+        marks.mark(GOOD, 5, -100)
+    marks.rows["the last"] = max(marks.rows.values())
+    monkeypatch.setattr(target_checks, "_stream_of", lambda device: "the last")
+    marks.mark(BAD, 5, -100)
+    with pytest.raises(TargetRangeError, match="checked call 104 of 104"):
+        marks.raise_if_known()
+
+
+def test_all_devices_are_named(monkeypatch, checked):
+    """Two of them, on the CPU; the second is reached although the first has found something."""
+    both = [target_checks._Marks(torch.device("cpu", index)) for index in (0, 1)]
+    monkeypatch.setattr(target_checks, "_marks", {marks.device: marks for marks in both})
+    for marks, target in zip(both, (BAD, torch.tensor([5, 1])), strict=True):
+        marks.mark(target, 5, -100)
+    with pytest.raises(
+        TargetRangeError, match=r"on cpu:0, 3 of 6 .*; on cpu:1, 1 of 2 .*mend the labels; classes count"
+    ):
+        xent.check_targets()
+    assert xent.check_targets()
+
+
+class Copies(TorchDispatchMode):
+    """Whether each copy let the host go on."""
+
+    def __init__(self):
+        super().__init__()
+        self.non_blocking = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.copy_.default:
+            self.non_blocking.append(bool(args[2]) if len(args) > 2 else False)
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_only_cuda_copies_without_a_wait(kind, monkeypatch):
+    """Elsewhere the memory of the host is not pinned, and would be read half-written."""
+    marks = target_checks._Marks(torch.device("cpu"))
+    marks.device = SimpleNamespace(type=kind)
+    monkeypatch.setattr(target_checks, "_stream_of", lambda device: 7)
+    with Copies() as copies:
+        marks.mark(GOOD, 5, -100)
+    assert copies.non_blocking == [False, kind == "cuda"]

@@ -52,12 +52,15 @@ def begin(path: Path, fresh: dict[str, Any], keep: bool) -> dict[str, Any]:
 
 def _differing(before: dict[str, Any], now: dict[str, Any]) -> str:
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    inside = {name: (before.get(name), now.get(name)) for name in names}
-    return ", ".join(
-        f"{name} ({', '.join(sorted(str(key) for key in {*old, *new} if old.get(key) != new.get(key)))})"
-        if isinstance(old, dict) and isinstance(new, dict) else name
-        for name, (old, new) in inside.items()
-    )  # fmt: skip
+    return ", ".join(_with_parts(name, before.get(name), now.get(name)) for name in names)
+
+
+def _with_parts(name: str, old: Any, new: Any) -> str:
+    """`versions (torch, triton)` where both are tables, else the name alone."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return name
+    parts = sorted(str(key) for key in {*old, *new} if old.get(key) != new.get(key))
+    return f"{name} ({', '.join(parts)})"
 
 
 def add(results: dict[str, Any], contest: dict[str, Any], order: list[str]) -> None:
