@@ -1,8 +1,8 @@
 """The sum or mean of cross-entropy over the rows, differentiable with respect to the logits.
 
-Its upstream gradient is one number, and known but for a factor: where the kernels make both passes in one, the gradient
-is made in the forward pass, for an upstream of 1, and `backward` hands it out. Any other upstream, a second backward, and
-every other problem take the backward pass from the saved log-sum-exp, to the same bits.
+Its upstream gradient is one number, and known but for a factor: where the kernels make both passes in one, the
+gradient is made in the forward pass, for an upstream of 1, and `backward` hands it out. Any other upstream, a second
+backward, and every other problem take the backward pass from the saved log-sum-exp, to the same bits.
 """
 
 from __future__ import annotations
