@@ -11,7 +11,7 @@ from xent.distributed._ranks import ranks_of
 from xent.distributed._vocab_parallel import part_of, rows_over_classes
 from xent.functional._sharded_tensors import cross_entropy_of_shards, is_sharded
 from xent.ops.choice import FLOATS, TINY, TINY_ON_A_GPU, _request, column, open_blocks
-from xent.problem import Rows, rows_of
+from xent.problem import Rows, check_range_of, rows_of
 from xent.reduction import reduce_rows
 from xent.row_stats import RowStats
 from xent.sparse_target import SparseTarget
@@ -180,7 +180,7 @@ def cross_entropy(
     )
     if is_sharded(input, target, weight, row_weight):
         return cross_entropy_of_shards(input, target, terms, dim, shift, partial(_rows_of_shard, bool(stats)))
-    return loss_of_rows(rows_of(input, target, terms, dim, shift), stats)
+    return loss_of_rows(rows_of(input, target, terms, dim, shift, look=False), stats)
 
 
 def _rows_of_shard(stats: bool, given: dict[str, Any], group: object) -> CrossEntropyRows:
@@ -199,11 +199,15 @@ def _rows_of_shard(stats: bool, given: dict[str, Any], group: object) -> CrossEn
 
 
 def loss_of_rows(problem: Rows, stats: bool) -> Tensor | tuple[Tensor, RowStats]:
-    """Run canonical rows on the backend of choice and reduce them."""
+    """Run canonical rows, whose targets nobody has looked at, on the backend of choice and reduce them."""
     terms = problem.terms
     rows_file = column(
         "cross_entropy", problem.logits, problem.target, terms.weight, terms.row_weight, problem.probabilities
     )
+    if not (getattr(rows_file, "looks_at_targets", False) and problem.is_hard):
+        check_range_of(problem)
+    if not stats and terms.reduction != "none" and hasattr(rows_file, "total"):
+        return rows_file.total(problem)
     if not stats:
         loss, weight = rows_file.rows(problem)
         return reduce_rows(loss, weight, terms)
