@@ -113,6 +113,11 @@ class Run:
             self.held.append(contest)
             watcher.done(contest)
 
+    def read_again(self) -> None:
+        """Take in what another run has put into the file meanwhile: one that measures memory, beside this one."""
+        if self.path.is_file():
+            self.results["contests"] = results.load(self.path)["contests"]
+
     def _asked_for(self) -> list[Case]:
         cases, only = list(self.question.cases(self.settings.quick)), self.settings.only
         found = [case for case in cases if not only or fnmatch(case.name, only) or only in case.name]
@@ -157,7 +162,10 @@ class _Contest:
             entries = self._ready(field, records)
             timings = measure(entries, settings.pace, shown=self._doing) if settings.time else {}
         self._enter(records, timings)
-        records = self._joined(records)
+        if self.run.joins:
+            self.run.read_again()
+            self._before = self._of_file()
+            records = self._joined(records)
         return {
             **{name: getattr(case, name) for name in ("name", "group", "title", "dtype", "shape", "backward")},
             **{name: getattr(case, name) for name in ("num_logits", "logits_bytes", "gradient_bytes")},
@@ -196,8 +204,6 @@ class _Contest:
         Who was there only to be compared with keeps the times that it has: those who were measured with it are
         compared with these.
         """
-        if not self.run.joins:
-            return records
         joined = {}
         for name in self.run.question.contestants(self.case):
             before, new = self._before.get(name, {}), records.get(name)
