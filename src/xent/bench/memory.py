@@ -91,13 +91,13 @@ class Probe:
             lines = _content(said).splitlines()
             if begun is None and lines:
                 begun = time.monotonic()
-            if begun is None and time.monotonic() - started > _STARTING_SECONDS:
-                return {"note": f"a process of its own was not ready after {_STARTING_SECONDS} s"}
+            if begun is None and time.monotonic() - started > _STARTING_SECONDS + self.limit:
+                return {"note": f"a process of its own was not ready after {_STARTING_SECONDS + self.limit:g} s"}
             if begun is not None and time.monotonic() - begun > 3 * self.limit:
                 if len(lines) > 1:  # the first call is over
                     return json.loads(lines[1])
                 seconds = 3 * self.limit
-                note = f"over the time limit: its first call was stopped after {seconds:.0f} s"
+                note = f"over the time limit: its first call was stopped after {seconds:g} s"
                 return {"note": note, "at_least_ms": round(1e3 * seconds, 1)}
         return None
 

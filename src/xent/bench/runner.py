@@ -96,8 +96,8 @@ class Run:
             "machine": here,
             "absent": self._absent(),
         }
-        keep = bool(self.settings.only) or self.joins
-        self.results = results.begin(self.path, fresh, keep=keep)
+        self._keeps = bool(self.settings.only) or self.joins
+        self.results = results.begin(self.path, fresh, keep=self._keeps)
 
     @property
     def joins(self) -> bool:
@@ -108,6 +108,7 @@ class Run:
         """Hold the contests one by one; each is in the file before the next begins."""
         for index, case in enumerate(self.cases):
             contest = _Contest(self, case, index, watcher).hold()
+            self.read_again()
             results.add(self.results, contest, self._order)
             results.save(self.path, self.results)
             self.held.append(contest)
@@ -115,7 +116,7 @@ class Run:
 
     def read_again(self) -> None:
         """Take in what another run has put into the file meanwhile: one that measures memory, beside this one."""
-        if self.path.is_file():
+        if self._keeps and self.path.is_file():
             self.results["contests"] = results.load(self.path)["contests"]
 
     def _asked_for(self) -> list[Case]:
@@ -175,6 +176,11 @@ class _Contest:
             "contestants": records,
             "needs": [need.verdict(records) for need in case.needs],
         }
+
+    def _wants_error(self, name: str) -> bool:
+        """A run that times some leaves the errors of gradients to one with --no-time: its minutes are scarce."""
+        settings, known = self.run.settings, self._before.get(name, {})
+        return "gradient_error" not in known and not (settings.time and settings.only_with)
 
     def _of_file(self) -> dict[str, dict[str, Any]]:
         """The records of this contest that were measured before."""
@@ -262,7 +268,7 @@ class _Contest:
         """Entries that are warm; whoever fails or takes too long gets a note instead."""
         entries: dict[str, Entry] = {}
         for name, record in records.items():
-            if "note" in record:
+            if "note" in record or not (self.run.settings.time or self._wants_error(name)):
                 continue
             self._doing(f"warm-up of {self.run.question.labels[name]}")
             try:
@@ -273,7 +279,7 @@ class _Contest:
                     continue
                 if entry.loss:
                     record["loss"] = entry.loss(result)
-                if entry.gradients and "gradient_error" not in self._before.get(name, {}):
+                if entry.gradients and self._wants_error(name):
                     record["gradient_error"] = float(f"{field.gradient_error(entry.gradients(result)):.3g}")
                 del result
                 entry.reset()
