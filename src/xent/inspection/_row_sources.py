@@ -142,8 +142,11 @@ def _function_sources() -> dict[tuple[Any, int], Source]:
 
 
 def _cross_entropy_total(fold: Fold, edge: Edge) -> Tensor:
-    reduction = edge.node.terms.reduction
-    return _cross_entropy_leaf(fold, edge, reduction).sum() / (1.0 if reduction == "sum" else edge.node.denominator)
+    terms = edge.node.terms
+    # A normalizer is the caller's denominator, not that of a mean over rows.
+    known = terms.reduction if terms.normalizer is None else None
+    total = _cross_entropy_leaf(fold, edge, known).sum()
+    return total if terms.reduction == "sum" else total / edge.node.denominator
 
 
 def _cross_entropy(fold: Fold, edge: Edge) -> Tensor:
