@@ -63,7 +63,7 @@ class Report:
             *(("Logits", self.logits), ("Small", self.small), ("Linear", self.linear)),
             ("Errors against float64", errors),
         ):
-            parts.append(f"\n### {title}\n\n{_table(rows)}")
+            parts.append(f"\n### {title}\n\n{table(rows)}")
         return "".join(parts)
 
 
@@ -85,7 +85,8 @@ def _at_most(goal: str, most: float, figures: Iterable[float | None]) -> Row | N
     return {"goal": goal, "wanted": f"≤ {most}", "worst": max(known), "reached": max(known) <= most}
 
 
-def _table(rows: list[Row]) -> str:
+def table(rows: list[Row]) -> str:
+    """Markdown, a column for each name that any row has."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = [names, ["---"] * len(names), *([_cell(row.get(name, "")) for name in names] for row in rows)]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)

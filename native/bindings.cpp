@@ -5,13 +5,16 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <string>
+#include <utility>
 
 #include "cpu_choice.h"
 #include "huge_pages.h"
+#include "row_sum.h"
 
 namespace nb = nanobind;
 
@@ -197,18 +200,26 @@ void place_output(const std::string& name, const Out& a, const RowView& logits, 
 
 using Kernel = decltype(xent::KernelTable::cross_entropy);
 
-int64_t run_rows(Kernel kernel, const Problem& problem, const nb::dict& outputs, int threads) {
-  xent::CrossEntropyRows rows;
+// The arrays that a call fills; they stay referenced while it runs.
+struct Outputs {
   std::vector<Out> held;
-  for (const auto& [name, value] : outputs) {
-    held.push_back(nb::cast<Out>(value));
-    if (held.back().ndim() == 1 && held.back().shape(0) > 1 && held.back().stride(0) == 0)
-      throw nb::value_error("an output is expanded: its rows would be written to one place");
-    place_output(nb::cast<std::string>(name), held.back(), problem.parts.logits, rows);
+  xent::CrossEntropyRows rows;
+
+  Outputs(const nb::dict& outputs, const RowView& logits) {
+    for (const auto& [name, value] : outputs) {
+      held.push_back(nb::cast<Out>(value));
+      if (held.back().ndim() == 1 && held.back().shape(0) > 1 && held.back().stride(0) == 0)
+        throw nb::value_error("an output is expanded: its rows would be written to one place");
+      place_output(nb::cast<std::string>(name), held.back(), logits, rows);
+    }
   }
+};
+
+int64_t run_rows(Kernel kernel, const Problem& problem, const nb::dict& outputs, int threads) {
+  const Outputs into(outputs, problem.parts.logits);
   checked_threads(threads);
   nb::gil_scoped_release unlocked;
-  return kernel(problem.parts, rows, threads);
+  return kernel(problem.parts, into.rows, threads);
 }
 
 struct Upstream {
@@ -229,17 +240,61 @@ struct Upstream {
   }
 };
 
-void cross_entropy_gradient(const Problem& problem, const Upstream& upstream, const Out& gradient, bool streaming,
-                            int threads) {
+xent::CrossEntropyUpstream checked_upstream(const Problem& problem, const Upstream& upstream) {
   const auto up = upstream.parts(problem.parts.logits);
-  const RowView view = output_view("gradient", gradient, problem.logits, problem.parts.logits.dtype);
   if (up.saved_lse.data == nullptr && problem.parts.logits.rows > 0) throw nb::value_error("saved_lse is needed");
   if (upstream.entropy && !upstream.saved_entropy) throw nb::value_error("saved_entropy is needed");
   if (problem.probabilities && !upstream.saved_mass) throw nb::value_error("saved_mass is needed");
+  return up;
+}
+
+void cross_entropy_gradient(const Problem& problem, const Upstream& upstream, const Out& gradient, bool streaming,
+                            int threads) {
+  const auto up = checked_upstream(problem, upstream);
+  const RowView view = output_view("gradient", gradient, problem.logits, problem.parts.logits.dtype);
   const auto kernel = xent::chosen_kernels().cross_entropy_gradient;
   checked_threads(threads);
   nb::gil_scoped_release unlocked;
   kernel(problem.parts, up, view, streaming, threads);
+}
+
+// Values, and the gradient under a gradient of each row's loss that is known beforehand. The log-sum-exp that the values
+// fill is the one that the gradient reads.
+void cross_entropy_both(const Problem& problem, const nb::dict& outputs, const In& upstream_loss, const Out& gradient,
+                        int threads) {
+  const RowView& logits = problem.parts.logits;
+  const Outputs into(outputs, logits);
+  const RowView view = output_view("gradient", gradient, problem.logits, logits.dtype);
+  xent::CrossEntropyUpstream up;
+  up.loss = array_of("upstream_loss", upstream_loss, logits.rows, statistic(logits.dtype));
+  up.saved_lse = into.rows.exact_lse;
+  up.saved_lse_low = into.rows.lse_low;
+  if (up.saved_lse.data == nullptr && logits.rows > 0) throw nb::value_error("an output exact_lse is needed");
+  if (problem.probabilities) throw nb::value_error("probabilities take two passes");
+  const auto kernel = xent::chosen_kernels().cross_entropy_both;
+  checked_threads(threads);
+  nb::gil_scoped_release unlocked;
+  kernel(problem.parts, into.rows, up, view, threads);
+}
+
+std::pair<int64_t, int64_t> counted_rows(const Problem& problem) {
+  if (!problem.target) throw nb::value_error("rows are counted by their targets");
+  const auto kernel = xent::chosen_kernels().counted_rows;
+  nb::gil_scoped_release unlocked;
+  const auto found = kernel(problem.parts);
+  return {found.count, found.bad_row};
+}
+
+double sum_of_rows(const In& values, int threads) {
+  const Dtype dtype = checked_dtype("values", values.dtype());
+  if (dtype != Dtype::f32 && dtype != Dtype::f64) throw nb::type_error("values must be float32 or float64");
+  const auto n = static_cast<int64_t>(values.size());
+  check_length("values", values, n);
+  if (n > 1 && values.stride(0) != 1) throw nb::value_error("values must be contiguous");
+  checked_threads(threads);
+  const auto& kernels = xent::chosen_kernels();
+  nb::gil_scoped_release unlocked;
+  return xent::row_sum(kernels, values.data(), dtype, n, threads);
 }
 
 void nll_loss_gradient(const Problem& problem, const Upstream& upstream, const Out& gradient, int threads) {
@@ -362,7 +417,10 @@ NB_MODULE(_kernels, m) {
            "probabilities"_a.none() = nb::none(), "class_weight"_a.none() = nb::none(),
            "row_weight"_a.none() = nb::none())
       .def("set_options", &Problem::set_options, "ignore_index"_a, "label_smoothing"_a, "z_loss"_a, "softcap"_a,
-           "logit_scale"_a, "class_weight_sum"_a);
+           "logit_scale"_a, "class_weight_sum"_a)
+      .def("is_one_pass", [](const Problem& p) { return xent::chosen_kernels().one_pass(p.parts); },
+           "Whether cross_entropy_both reads the logits once.")
+      .def("counted_rows", &counted_rows, "How many rows count, and the first row with a bad target, or -1.");
   nb::class_<Upstream>(m, "Upstream", "Gradients of the outputs, and what the forward pass saved.")
       .def(nb::init<OptionalIn, OptionalIn, OptionalIn, OptionalIn, OptionalIn, OptionalIn, OptionalIn>(),
            "loss"_a.none() = nb::none(), "lse"_a.none() = nb::none(), "entropy"_a.none() = nb::none(),
@@ -381,6 +439,9 @@ NB_MODULE(_kernels, m) {
         "problem"_a, "outputs"_a, "threads"_a);
   m.def("cross_entropy_gradient", &cross_entropy_gradient, "problem"_a, "upstream"_a, "gradient"_a, "streaming"_a,
         "threads"_a, "Write dL/dlogits into gradient, which may be the logits themselves.");
+  m.def("cross_entropy_both", &cross_entropy_both, "problem"_a, "outputs"_a, "upstream_loss"_a, "gradient"_a,
+        "threads"_a, "Fill the outputs and write dL/dlogits; no target may be bad.");
+  m.def("sum_of_rows", &sum_of_rows, "values"_a, "threads"_a, "In double, the same for any number of threads.");
   m.def("nll_loss_gradient", &nll_loss_gradient, "problem"_a, "upstream"_a, "gradient"_a, "threads"_a);
   m.def("log_softmax", &log_softmax, "input"_a, "output"_a, "threads"_a);
   m.def("log_softmax_gradient", &log_softmax_gradient, "log_probabilities"_a, "upstream"_a, "gradient"_a, "threads"_a);

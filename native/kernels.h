@@ -45,6 +45,10 @@ struct CrossEntropyUpstream {
   RowArray saved_entropy, saved_mass;    // needed where upstream.entropy, or probabilities, are given
 };
 
+struct CountedRows {
+  int64_t count, bad_row;  // bad_row: as the kernels return it
+};
+
 struct LogSoftmaxProblem {
   RowView input;
   RowView output;   // forward: ln p in the input's dtype; backward: the gradient of the input
@@ -63,6 +67,11 @@ struct KernelTable {
   int64_t (*cross_entropy)(const CrossEntropyProblem&, const CrossEntropyRows&, int threads);
   void (*cross_entropy_gradient)(const CrossEntropyProblem&, const CrossEntropyUpstream&, const RowView& gradient,
                                  bool streaming, int threads);
+  // Both passes in one where `one_pass` says so, else in two. No target is bad: `counted_rows` has looked.
+  bool (*one_pass)(const CrossEntropyProblem&);
+  CountedRows (*counted_rows)(const CrossEntropyProblem&);
+  void (*cross_entropy_both)(const CrossEntropyProblem&, const CrossEntropyRows&, const CrossEntropyUpstream&,
+                             const RowView& gradient, int threads);
   int64_t (*nll_loss)(const CrossEntropyProblem&, const CrossEntropyRows&, int threads);
   void (*nll_loss_gradient)(const CrossEntropyProblem&, const CrossEntropyUpstream&, const RowView& gradient,
                             int threads);
@@ -74,6 +83,9 @@ struct KernelTable {
                              const RowView& gradient, int threads);
   void (*binary_cross_entropy)(const BinaryCrossEntropyProblem&, int threads);
   void (*binary_cross_entropy_gradient)(const BinaryCrossEntropyProblem&, int threads);
+  // Of adjacent numbers, in double, in one order.
+  double (*sum_f32)(const float* x, int64_t n);
+  double (*sum_f64)(const double* x, int64_t n);
   // For the tests of the mathematics: f(x[i]) over an array. Functions: 0 exp, 1 tanh, 2 log1p on
   // [0, 1], 3 exp of a number <= 64, 4 ln of a normal number >= sqrt(1/2), in double.
   void (*apply_f32)(int function, const float* x, float* y, int64_t n);

@@ -29,57 +29,68 @@ inline void transpose_out(const T* block, int64_t pitch, int64_t rows, int64_t c
     for (int64_t c = 0; c < classes; ++c) narrow(block[c * pitch + r], g + r * row_stride + c);
 }
 
+// Values of the rows of a transposed strip.
+template <class L, class In>
+inline void put_narrow_strip(const CrossEntropyPass& pass, const Terms<typename L::T>& terms, int64_t row, int64_t run,
+                             const typename L::T* block, int64_t pitch) {
+  using T = typename L::T;
+  if constexpr (std::is_same_v<T, float>) {
+    if (in_one_piece(pass, terms)) {
+      Strip<T> sums;
+      sums_of_strip<L>(sums, block, pitch, run, terms.classes);
+      return put_plain_strip<In>(pass, row, run, sums);
+    }
+  }
+  ColumnState<T> states[strip_rows];
+  states_of_strip_for<L, T>(terms.sums())(states, block, pitch, terms.class_weight, run, terms.classes);
+  put_strip<T, In>(pass, terms, row, run, states);
+}
+
 template <class L, class In>
 void cross_entropy_narrow(const void* context, int64_t first_row, int64_t last_row) {
-  using T = typename L::T;
   const auto& pass = *static_cast<const CrossEntropyPass*>(context);
   const CrossEntropyProblem& p = pass.problem;
-  const Terms<T> terms(p);
-  const auto states_of = states_of_strip_for<L, T>(terms.sums());
+  const Terms<typename L::T> terms(p);
   const int64_t strip = narrow_strip(terms.classes), row_stride = innermost_stride(p.logits);
-  const bool one_piece = in_one_piece(pass, terms);
-  alignas(64) T block[block_numbers];
-  Strip<T> sums;
-  ColumnState<T> states[strip_rows];
+  alignas(64) typename L::T block[block_numbers];
   int64_t run;
   for (int64_t row = first_row; row < last_row; row += run) {
     run = smaller(smaller(strip, last_row - row), rows_left_in_run(p.logits, row));
     transpose_in(at<In>(p.logits, row, 0), row_stride, run, terms.classes, block, strip);
-    if constexpr (std::is_same_v<T, float>) {
-      if (one_piece) {
-        sums_of_strip<L>(sums, block, strip, run, terms.classes);
-        put_plain_strip<In>(pass, row, run, sums);
-        continue;
-      }
-    }
-    states_of(states, block, strip, terms.class_weight, run, terms.classes);
-    put_strip<T, In>(pass, terms, row, run, states);
+    put_narrow_strip<L, In>(pass, terms, row, run, block, strip);
   }
+}
+
+// The gradient of the rows of a transposed strip, whose logits it overwrites.
+template <class L, class In>
+inline void put_narrow_gradient(const CrossEntropyGradientPass& pass, const Terms<typename L::T>& terms, int64_t row,
+                                int64_t run, typename L::T* block, int64_t pitch) {
+  using T = typename L::T;
+  GradientStrip<T> strip;
+  start_gradient<L, In>(pass, terms, row, run, strip);
+  const auto one_class = gradient_of_class_for<L, T, false>(terms.smoothing != 0.0, strip.some_ignored);
+  for (int64_t c = 0; c < terms.classes; ++c)
+    one_class(strip, block + c * pitch, pitch, block + c * pitch,
+              terms.class_weight != nullptr ? terms.class_weight[c] : T(1), run);
+  In* g = at<In>(pass.gradient, row, 0);
+  const int64_t out_stride = innermost_stride(pass.gradient);
+  transpose_out(block, pitch, run, terms.classes, g, out_stride);
+  put_targets(strip, g, out_stride, 1, run);
 }
 
 template <class L, class In>
 void gradient_narrow(const void* context, int64_t first_row, int64_t last_row) {
-  using T = typename L::T;
   const auto& pass = *static_cast<const CrossEntropyGradientPass*>(context);
   const CrossEntropyProblem& p = pass.problem;
-  const Terms<T> terms(p);
+  const Terms<typename L::T> terms(p);
   const int64_t most = narrow_strip(terms.classes), row_stride = innermost_stride(p.logits);
-  const int64_t out_stride = innermost_stride(pass.gradient);
-  alignas(64) T block[block_numbers];
-  GradientStrip<T> strip;
+  alignas(64) typename L::T block[block_numbers];
   int64_t run;
   for (int64_t row = first_row; row < last_row; row += run) {
     run = smaller(smaller(most, last_row - row), rows_left_in_run(p.logits, row));
     run = smaller(run, rows_left_in_run(pass.gradient, row));
-    start_gradient<L, In>(pass, terms, row, run, strip);
     transpose_in(at<In>(p.logits, row, 0), row_stride, run, terms.classes, block, most);
-    const auto one_class = gradient_of_class_for<L, T, false>(terms.smoothing != 0.0, strip.some_ignored);
-    for (int64_t c = 0; c < terms.classes; ++c)
-      one_class(strip, block + c * most, most, block + c * most,
-                terms.class_weight != nullptr ? terms.class_weight[c] : T(1), run);
-    In* g = at<In>(pass.gradient, row, 0);
-    transpose_out(block, most, run, terms.classes, g, out_stride);
-    put_targets(strip, g, out_stride, 1, run);
+    put_narrow_gradient<L, In>(pass, terms, row, run, block, most);
   }
 }
 

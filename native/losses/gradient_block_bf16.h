@@ -5,7 +5,9 @@
 //
 // Its relative error is 2.9e-6 (2^-18.4), 700 times below half a unit in the last place of bfloat16; tested over every
 // bfloat16 (tests/native/test_gradient_bf16.py). A p below 2^-126 is 0. Rows with finite factors only: there no result is
-// NaN, and rounding need not look for one.
+// NaN, and rounding need not look for one. Rows with |lse| <= 2^24 only: z log2(e) and lse log2(e), as float32 has them,
+// differ there by less than 2 where z = lse, and y rounds as near 0; beyond, its error grows with the lse (2^-18 at 2^30,
+// 2 % at 2^50, no digit left at 2^100), where z - lse, in GradientLanes, is exact.
 #pragma once
 
 #include "gradient_block.h"
@@ -82,9 +84,9 @@ template <class L, class In>
 inline GradientBlock<L, In, In> block_for_row(GradientBlock<L, In, In> general, const RowFactors<typename L::T>& f,
                                               Sums sums, bool streaming) {
   if constexpr (std::is_same_v<In, bf16> && hurried<L>) {
-    const bool finite = std::isfinite(f.lse_high) && std::isfinite(static_cast<float>(f.probability)) &&
-                        std::isfinite(static_cast<float>(f.flat));
-    if (finite && (sums == Sums::none || sums == Sums::plain))
+    const bool near = std::abs(f.lse_high) <= 0x1p24f, finite = std::isfinite(static_cast<float>(f.probability)) &&
+                                                                std::isfinite(static_cast<float>(f.flat));
+    if (near && finite && (sums == Sums::none || sums == Sums::plain))
       return streaming ? hurried_gradient_block<L, true> : hurried_gradient_block<L, false>;
   }
   return general;

@@ -3,7 +3,7 @@
 
 #include "../math/logarithm.h"
 #include "binary_cross_entropy.h"
-#include "cross_entropy_narrow.h"
+#include "cross_entropy_both.h"
 #include "log_softmax.h"
 #include "logsumexp.h"
 #include "nll_loss.h"
@@ -30,10 +30,26 @@ void apply(int function, const typename L::T* x, typename L::T* y, int64_t n) {
   }
 }
 
+template <class In>
+double sum_of(const In* x, int64_t n) {
+  using L = Lanes<double>;
+  constexpr int lines = 4;
+  typename L::reg sum[lines];
+  for (auto& line : sum) line = L::set(0);
+  int64_t i = 0;
+  for (; i + lines * L::width <= n; i += lines * L::width)
+    for (int j = 0; j < lines; ++j) sum[j] = L::add(sum[j], L::load(x + i + j * L::width));
+  for (; i < n; i += L::width)
+    sum[0] = L::add(sum[0], L::load_part(x + i, static_cast<int>(smaller(n - i, L::width)), 0));
+  return L::sum(L::add(L::add(sum[0], sum[1]), L::add(sum[2], sum[3])));
+}
+
 constexpr KernelTable table = {
-    XENT_NAME(XENT_ISA),      cross_entropy_any, cross_entropy_gradient_any, nll_loss,
+    XENT_NAME(XENT_ISA),      cross_entropy_any, cross_entropy_gradient_any,
+    is_one_pass,              counted_rows,  cross_entropy_both,     nll_loss,
     nll_loss_gradient,        log_softmax,   log_softmax_gradient,   logsumexp,
     logsumexp_gradient,       binary_cross_entropy, binary_cross_entropy_gradient,
+    sum_of<float>,            sum_of<double>,
     apply<Lanes<float>>,      apply<Lanes<double>>,
 };
 

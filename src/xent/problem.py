@@ -92,13 +92,23 @@ def stats_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def rows_of(
-    input: Tensor, target: Tensor | SparseTarget, terms: LossTerms, dim: int | None = None, shift: int = 0
+    input: Tensor,
+    target: Tensor | SparseTarget,
+    terms: LossTerms,
+    dim: int | None = None,
+    shift: int = 0,
+    look: bool = True,
 ) -> Rows:
-    """Canonical rows of logits `input` whose classes are in `dim` (torch's rule when None)."""
+    """Canonical rows of logits `input` whose classes are in `dim` (torch's rule when None).
+
+    Without `look`, whether class indices are in range is left to the caller: `check_range_of`, or a kernel that sees.
+    """
     check_floating("input", input)
     layout = LogitsLayout(tuple(input.shape), class_dim(input, dim), input.device)
-    indices, probabilities, terms = canonical_target(layout, target, terms, shift)
-    return Rows(drop_last(input.movedim(layout.class_dim, -1), shift, dim=-2), indices, terms, probabilities)
+    indices, probabilities, terms = canonical_target(layout, target, terms, shift, look)
+    last = layout.class_dim == input.ndim - 1
+    logits = input if last else input.movedim(layout.class_dim, -1)
+    return Rows(drop_last(logits, shift, dim=-2), indices, terms, probabilities)
 
 
 def counted_mask(problem: Rows | HeadRows) -> Tensor | None:
@@ -167,7 +177,7 @@ def checked_dim(dim: object, input: Tensor) -> int:
 
 
 def canonical_target(
-    layout: LogitsLayout, target: Tensor | SparseTarget, terms: LossTerms, shift: int
+    layout: LogitsLayout, target: Tensor | SparseTarget, terms: LossTerms, shift: int, look: bool = True
 ) -> tuple[Tensor, Tensor | None, LossTerms]:
     """Check target and weights against the layout of the logits; classes last, shifted, int64."""
     if isinstance(target, SparseTarget):
@@ -189,7 +199,7 @@ def canonical_target(
         target = drop_first(_probability_target(layout, target, terms), shift, dim=-2)
     else:
         target = drop_first(_index_target(layout, target, terms), shift, dim=-1)
-    if not target.is_floating_point() and not layout.is_shard:
+    if look and not target.is_floating_point() and not layout.is_shard:
         check_target_range(target, layout.num_classes, terms.ignore_index)
     return target, probabilities, _with_row_weight(terms, layout, shift)
 

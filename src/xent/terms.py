@@ -75,6 +75,22 @@ class LossTerms:
             )
         self._check_normalizer()
 
+    def with_weights(self, weight: Tensor | None, row_weight: Tensor | None) -> LossTerms:
+        """The same options with other weights; torch.compile can't trace `dataclasses.replace`."""
+        if weight is self.weight and row_weight is self.row_weight:
+            return self
+        return LossTerms(
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+            weight=weight,
+            row_weight=row_weight,
+            z_loss=self.z_loss,
+            softcap=self.softcap,
+            logit_scale=self.logit_scale,
+            reduction=self.reduction,
+            normalizer=self.normalizer,
+        )
+
     def z_part(self, weight: Tensor, lse: Tensor) -> Tensor:
         """The z-term of each row, weight · ζ · lse²; 0 without one, even where lse² overflows."""
         return self.z_loss * weight * lse.square() if self.z_loss else torch.zeros_like(lse)

@@ -70,6 +70,15 @@ def test_a_call_timed_alone_follows_an_untimed_one_unless_it_takes_long() -> Non
     assert timings["a"].seconds == [0.25, 0.25]  # the second of each pair, after the one that sizes the stretch
 
 
+def test_a_long_sizing_call_is_a_round() -> None:
+    clock = Clock()
+    entries = {"long": clock.entry("l", 20.0, 30.0), "short": clock.entry("s", 1.0)}
+    timings = fair(clock, entries, Pace(min_rounds=3, max_rounds=3))
+    assert timings["long"].seconds == [20.0, 30.0, 20.0]
+    assert timings["short"].seconds == [1.0] * 3
+    assert "".join(clock.calls) == "ls" + "s" + "sl" + "ls"
+
+
 def test_time_ends_a_contest_but_not_before_the_least_rounds() -> None:
     clock = Clock()
     assert len(fair(clock, {"a": clock.entry("a", 10.0)}, Pace(min_rounds=3, seconds=1.0))["a"].seconds) == 3
@@ -96,6 +105,22 @@ RECORDS = {
     "optax": {"note": "not here"},
     "chunked": {"note": "over the time limit", "single_ms": 80.0},
 }
+
+
+def test_ratios_are_of_one_run_and_who_was_stopped_gives_a_bound() -> None:
+    records = {
+        "xent": {"median_ms": 2.0, "beside": {"products": 1.0}},
+        "products": {"median_ms": 5.0, "beside": {"xent": 10.0}},
+        "optax": {"median_ms": 8.0, "beside": {"xent": 4.0, "products": 3.0}},
+        "naive": {"note": "over the time limit", "at_least_ms": 60.0},
+    }
+    assert Need("times", 1.1, "products").verdict(records)["value"] == 2.0
+    assert Need("speedup", 1.0, "optax").verdict(records)["value"] == 2.0
+    stopped = Need("speedup", 1.0, "naive").verdict(records)
+    assert (stopped["shown"], stopped["reached"]) == ("≥ 30.00×", True)
+    assert Need("speedup", 31.0, "naive").verdict(records)["reached"] is None
+    assert Need("times", 0.1, "naive").verdict(records)["shown"] == "≤ 0.03×"
+    assert Need("times", 0.1, "xent", of="naive").verdict(records)["value"] is None
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,25 @@ def test_linear_names_the_baseline_and_the_products(tmp_path: Path) -> None:
     assert contestants["xent"]["gradient_error"] < 1e-5  # float32 products of 32 and 1000 terms
 
 
+def test_contestants_join_the_records_of_others(tmp_path: Path) -> None:
+    def contestants(*options: str) -> dict[str, Any]:
+        run = ("linear", *SMALL, "--only", "float32-", "--no-memory", "--out", str(tmp_path), "--json")
+        return json.loads(bench(*run, *options).stdout)["contests"][0]["contestants"]
+
+    first = contestants("--with", "naive")
+    assert first["torch"] == {"note": "not measured"}
+    second = contestants("--with", "torch")
+    for name in ("naive", "xent", "products"):
+        assert second[name] == first[name]
+    beside = second["torch"]["beside"]
+    assert set(beside) == {"xent", "products"}
+    through_xent = first["xent"]["ratio"] * beside["xent"] / second["torch"]["median_ms"]
+    assert second["torch"]["ratio"] == pytest.approx(through_xent, rel=1e-3)  # both are written with four digits
+    third = contestants("--with", "torch", "--no-time")
+    assert {**third["torch"], "gradient_error": 0} == {**second["torch"], "gradient_error": 0}
+    assert third["torch"]["gradient_error"] < 1e-5
+
+
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     code = "import sys; from xent.cli import main; sys.exit(main())"
     options = ["bench", "cross-entropy", *SMALL, "--without", "optax", "--no-memory", "--out", str(tmp_path)]
@@ -129,6 +148,8 @@ def test_wrong_names_are_told_the_right_ones() -> None:
         Run(question, Settings(quick=True, without=("naive",)))
     with pytest.raises(OptionError, match="xent-16MiB"):
         Run(question, Settings(quick=True, without=("nobody",)))
+    with pytest.raises(OptionError, match="--with nobody"):
+        Run(question, Settings(quick=True, only_with=("nobody",)))
     with pytest.raises(OptionError, match="cross-entropy, linear"):
         questions.named("speed")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import xent
 from xent.backends.native import cross_entropy as kernel
 from xent.problem import rows_of
 from xent.terms import LossTerms
@@ -42,3 +43,21 @@ def test_the_same_bits_wherever_the_gradient_lies(isa: str, offset: int) -> None
     for buffer, streaming in zip(buffers, (False, True), strict=True):
         kernel.write_gradient(problem, saved, buffer, torch.ones(3), streaming=streaming)
     assert torch.equal(*buffers)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_rows_of_huge_logits(isa: str, smoothing: float) -> None:
+    """Equal and nearly equal logits up to the largest number, beside an ordinary row: only differences count."""
+    classes, largest = 1003, torch.finfo(torch.bfloat16).max
+    sizes = [2.0**e for e in (23, 24, 25, 31, 50, 100)] + [largest]
+    equal = torch.tensor([sign * size for size in sizes for sign in (1, -1)])[:, None].expand(-1, classes)
+    stepped = equal * torch.where(torch.arange(classes) % 2 == 0, 1.0, 1 - 2.0**-8)
+    logits = torch.cat([torch.randn(1, classes), equal, stepped]).to(torch.bfloat16).requires_grad_()
+    target = torch.arange(len(logits)) * 7
+    xent.cross_entropy(logits, target, label_smoothing=smoothing, reduction="sum").backward()
+    exact = logits.detach().double()
+    p = (exact - exact.amax(-1, keepdim=True)).softmax(-1)  # float64 would lose ln C beside 2^100
+    truth = p - smoothing / classes - (1 - smoothing) * torch.nn.functional.one_hot(target, classes)
+    assert logits.grad is not None
+    half_a_step = torch.exp2(truth.abs().clamp(min=SMALLEST).log2().floor() - 8)
+    assert bool(((logits.grad.double() - truth).abs() <= half_a_step + EXP_ERROR * p).all())

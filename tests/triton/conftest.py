@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import xent
+from xent.backends.triton import programs
 from xent.ops.choice import OPERATIONS
 
 LAUNCHES = importlib.import_module("xent.backends.triton.launches")
@@ -39,6 +40,9 @@ def small_tiles(monkeypatch):
     """Tiles of two columns: rows of five classes are merged from three blocks."""
     launch = LAUNCHES.Launch(rows=2, columns=2, warps=1)
     monkeypatch.setattr(LAUNCHES, "heuristic", lambda question: launch)
+    programs.forget()
+    yield
+    programs.forget()
 
 
 def _moved(function: Callable[..., Any]) -> Callable[..., Any]:

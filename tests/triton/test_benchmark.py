@@ -71,6 +71,14 @@ def test_goals_are_judged_by_the_worst_figure(monkeypatch):
     assert report_of().goals() == []
 
 
+def test_the_figures_of_the_page_are_those_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from gpu_page import PAGE, filled
+
+    text = PAGE.read_text(encoding="utf-8")
+    assert filled(text) == text
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, "-W", "ignore", "-c", BARE, *arguments]

@@ -64,7 +64,8 @@ def test_shapes():
         for reduction in ("mean", "none"):
             shapes.test_any_leading_dimensions("triton", shape, reduction)
     shapes.test_features_in_dim_1("triton")
-    shapes.test_k_dimensional_weight_is_torchs("triton", (2, 3), True)
+    if hasattr(torch.nn.functional, "linear_cross_entropy"):  # from torch 2.12 on
+        shapes.test_k_dimensional_weight_is_torchs("triton", (2, 3), True)
     shapes.test_shift_scores_the_next_token("triton", 1, -1)
     shapes.test_tied_weight_gets_both_gradients("triton")
     shapes.test_input_may_be_the_weight_itself("triton")
@@ -148,18 +149,19 @@ def test_a_gradient_filter_keeps_its_bound_and_is_off_by_default():
     bounds = threshold * g * weight.abs().sum(0), threshold * g * hidden.abs().sum(0)
     for of_exact, of_default, of_filtered, bound in zip(exact, default, filtered, bounds, strict=True):
         assert torch.equal(of_exact, of_default)
-        assert not torch.equal(of_exact, of_filtered)
         assert ((of_exact - of_filtered).abs() <= bound + 1e-7).all()
+    assert (exact[1][:192] != 0).any()
+    assert (filtered[1][:192] == 0).all(), "left out"
     for of_exact, of_chunks in zip(exact, gradients(hidden, weight, target, gradient_filter=0.5), strict=True):
         torch.testing.assert_close(of_chunks, of_exact, rtol=1e-4, atol=1e-6)  # chunks are exact whatever it says
 
 
 def test_memory_that_a_plan_promises():
-    assert linear_plan.plan(8192, 256000, 2, None, recomputable=True) == linear_plan.Plan(1024, 1024 * 256000 * 2)
-    assert linear_plan.plan(8192, 256000, 2, 16 << 20, recomputable=True).memory <= 16 << 20
-    assert linear_plan.plan(8192, 256000, 2, 1 << 20, recomputable=True) == linear_plan.Plan(0, 0)
+    assert linear_plan.plan(8192, 256000, 2, None) == linear_plan.Plan(1024, 1024 * 256000 * 2)
+    assert linear_plan.plan(8192, 256000, 2, 16 << 20).memory + 8192 * 40 <= 16 << 20  # ten float32 of each row
+    assert linear_plan.plan(8192, 256000, 2, 1 << 20) == linear_plan.Plan(0, 0)
     with pytest.raises(BackendError, match="32 rows of K-dimensional logits"):
-        linear_plan.plan(8192, 256000, 2, 1 << 20, recomputable=False)
+        linear_plan.plan(8192, 256000, 2, 1 << 20, (3,))
 
 
 @pytest.mark.parametrize(

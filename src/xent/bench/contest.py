@@ -5,6 +5,9 @@ slows all of them; whoever began a round is last in the next. A stretch lasts at
 that takes longer is timed alone, and what it returned is freed outside of the timed part; shorter calls are timed
 together. The median over rounds is the result, quartiles say how far to trust it.
 
+A call of more than ten seconds that says how long a stretch must be is the first round of its contestant: it follows
+a warm-up call as any other does, and minutes are scarce.
+
 A timed call follows an untimed one of the same contestant, as one step of a training loop follows another. A virtual
 machine gives pages that were free for two seconds back to its host (free page reporting), and the first touch of such
 pages costs fifteen times that of others: without the call before, a contestant pays for what the others did meanwhile.
@@ -24,6 +27,7 @@ import torch
 from torch import Tensor
 
 _ONE_IS_ENOUGH = 5.0  # seconds; the call that sizes the stretches is a second warm-up anyway
+_COUNTS_FROM = 10.0  # seconds of a sizing call; from here on it is a round
 _SETTLES_BELOW = 1.0  # seconds; a longer call pays for its fresh pages many times over, and itself lets them grow old
 
 
@@ -113,6 +117,8 @@ def measure(
             share = min(1.0, max(num_rounds / pace.max_rounds, (clock() - begun) / max(pace.seconds, 1e-9)))
             first = num_rounds % len(names)
             for name in names[first:] + names[:first]:
+                if len(timings[name].seconds) > num_rounds:
+                    continue
                 shown(name, share)
                 sleep(pace.pause_seconds)
                 timings[name].seconds.append(_settled(entries[name], timings[name], clock))
@@ -146,7 +152,7 @@ def _untimed(entry: Entry, pace: Pace, clock: Callable[[], float]) -> Timing:
     if seconds < 10 * pace.stretch_seconds:
         seconds = min(seconds, _timed(entry, 1, clock))
     calls = max(1, math.ceil(pace.stretch_seconds / max(seconds, 1e-7)))
-    return Timing(calls, settles=calls == 1 and seconds < _SETTLES_BELOW)
+    return Timing(calls, calls == 1 and seconds < _SETTLES_BELOW, [seconds] if seconds >= _COUNTS_FROM else [])
 
 
 def _settled(entry: Entry, timing: Timing, clock: Callable[[], float]) -> float:

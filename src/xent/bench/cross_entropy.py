@@ -133,4 +133,5 @@ QUESTION = Question(
     contestants=lambda case: list(_LABELS),
     absent=lambda: absent(*_LABELS),
     field=LossField,
+    beside=("xent", "read"),
 )

@@ -220,4 +220,5 @@ QUESTION = Question(
     contestants=_contestants,
     absent=_absent,
     field=LinearField,
+    beside=("xent", "products"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -34,6 +35,9 @@ class Need:
         """The bound, what was measured, and whether it is reached: None where one of the two was not measured."""
         value = self._value(contestants)
         reached = None if value is None else value >= self.bound if self.kind == "speedup" else value <= self.bound
+        sign = self._sign(contestants.get(self.against, {}))
+        if sign and not reached:  # who was stopped may be slower still
+            reached = None
         rounded = None if value is None else float(f"{value:.4g}")
         return {
             "of": self.of,
@@ -43,7 +47,7 @@ class Need:
             "bound": self.bound,
             "value": rounded,
             "reached": reached,
-            "shown": "not measured" if value is None else self._shown(value),
+            "shown": "not measured" if value is None else sign + self._shown(value),
         }
 
     @property
@@ -68,9 +72,9 @@ class Need:
         own, other = contestants.get(self.of, {}), contestants.get(self.against, {})
         match self.kind:
             case "speedup":
-                return _quotient(_time(other), _time(own))
+                return _quotient(*reversed(self._times(own, other)))
             case "times":
-                return _quotient(_time(own), _time(other))
+                return _quotient(*self._times(own, other))
             case "extra_memory":
                 return own.get("extra_bytes")
             case "beyond_gradients":
@@ -79,6 +83,19 @@ class Need:
                 return own.get("gradient_error")
             case "error_times":
                 return _quotient(own.get("gradient_error"), other.get("gradient_error"))
+
+    def _times(self, own: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float | None, float | None]:
+        """Both of one run, where they were measured side by side; nothing is said of who was stopped itself."""
+        own_ms = own.get("median_ms", own.get("single_ms"))
+        if self.against in own.get("beside", {}):
+            return own_ms, own["beside"][self.against]
+        return other.get("beside", {}).get(self.of, own_ms), _time(other)
+
+    def _sign(self, other: Mapping[str, Any]) -> str:
+        """What stands before a ratio to one who was stopped."""
+        if self.kind not in ("speedup", "times") or _time(other) != other.get("at_least_ms", math.nan):
+            return ""
+        return "≥ " if self.kind == "speedup" else "≤ "
 
     def _shown(self, value: float) -> str:
         if self.kind == "error":
@@ -89,8 +106,8 @@ class Need:
 
 
 def _time(record: Mapping[str, Any]) -> float | None:
-    """The median, or the one call of a contestant that was over the time limit."""
-    return record.get("median_ms", record.get("single_ms"))
+    """The median, or the one call of a contestant that was over the time limit, or how long it ran until stopped."""
+    return record.get("median_ms", record.get("single_ms", record.get("at_least_ms")))
 
 
 def _quotient(top: float | None, bottom: float | None) -> float | None:

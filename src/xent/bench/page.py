@@ -71,7 +71,7 @@ def needs_part(result: dict[str, Any]) -> str:
 
 def times_part(result: dict[str, Any]) -> str:
     """Every contest with all of its contestants."""
-    head = ["contestant", "median ms", "±", "speed", "extra MiB", "× logits", "gradient error"]
+    head = ["contestant", "median ms", "±", "rounds", "speed", "extra MiB", "× logits", "gradient error"]
     parts = []
     for contest in result["contests"]:
         parts.append(f"**{contest['title']}** (xent ran on {contest['backend']['chosen']})\n")
@@ -102,11 +102,12 @@ def roofline_part(result: dict[str, Any]) -> str:
 
 def _cells(record: dict[str, Any], contest: dict[str, Any]) -> list[str]:
     if "note" in record and "median_ms" not in record:
-        return [record["note"], "", "", *_memory_cells(record, contest), ""]
+        return [record["note"], "", "", "", *_memory_cells(record, contest), ""]
     error = record.get("gradient_error")
     return [
         f"{record['median_ms']:,.4g}",
         spread(record),
+        str(record["rounds"]),
         f"{record['ratio']:.2f}×" if "ratio" in record else "",
         *_memory_cells(record, contest),
         "" if error is None else f"{error:.1e}",

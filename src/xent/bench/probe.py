@@ -25,7 +25,9 @@ def main() -> None:
     case = next(case for case in question.cases(options.quick) if case.name == options.case)
     with grad_mode(case.backward):
         entry = question.field(case).entry(options.contestant)
-        warm_up(entry, calls=1)
+        print("{}", flush=True)
+        _, seconds = warm_up(entry, calls=1)
+        print(json.dumps({"seconds": round(seconds, 6)}), flush=True)
         entry.reset()
         begun = time.perf_counter()
         extra = peak_extra_bytes(entry.run)

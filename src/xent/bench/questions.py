@@ -75,6 +75,7 @@ class Question:
         contestants: who takes part in a case.
         absent: contestant → why it can't take part here.
         field: makes the inputs of a case.
+        beside: who is timed beside the contestants of a run that measures only some (`--with`).
     """
 
     name: str
@@ -86,6 +87,7 @@ class Question:
     contestants: Callable[[Any], list[str]]
     absent: Callable[[], dict[str, str]]
     field: Callable[[Any], Field]
+    beside: tuple[str, ...]
 
 
 def named(name: str) -> Question:

@@ -17,6 +17,10 @@ from xent.errors import OptionError
 
 PACE = {"cross-entropy": Pace(), "linear": Pace(min_rounds=3, max_rounds=25, seconds=60.0)}
 QUICK_PACE = Pace(min_rounds=3, max_rounds=5, seconds=0.5)
+_TIMES = (
+    *("median_ms", "q1_ms", "q3_ms", "fastest_ms", "rounds", "calls_per_round", "ratio", "beside"),
+    *("note", "single_ms", "at_least_ms"),
+)
 _AGREE_WITHIN = 0.01  # of the baseline's loss; bfloat16 losses have two to three digits
 
 
@@ -28,18 +32,22 @@ class Settings:
         quick: small cases, few rounds.
         only: pattern or part of the names of the cases; empty for all.
         without: contestants to leave out.
+        only_with: the contestants to measure, beside `Question.beside`; the others' records stay. Empty for all.
         pace: rounds and seconds.
         limit: seconds that one call of a contestant may take.
         memory: whether to measure memory, in a process for each contestant.
+        time: whether to measure times; else memory and errors of gradients alone, and times of the file stay.
         out: directory of the results.
     """
 
     quick: bool = False
     only: str = ""
     without: tuple[str, ...] = ()
+    only_with: tuple[str, ...] = ()
     pace: Pace = field(default_factory=Pace)
     limit: float = 60.0
     memory: bool = True
+    time: bool = True
     out: Path = results.DIRECTORY
 
 
@@ -88,16 +96,28 @@ class Run:
             "machine": here,
             "absent": self._absent(),
         }
-        self.results = results.begin(self.path, fresh, keep=bool(self.settings.only))
+        self._keeps = bool(self.settings.only) or self.joins
+        self.results = results.begin(self.path, fresh, keep=self._keeps)
+
+    @property
+    def joins(self) -> bool:
+        """Whether what is measured joins records of the same contest in the file."""
+        return bool(self.settings.only_with) or not self.settings.time
 
     def hold_all(self, watcher: Watcher) -> None:
         """Hold the contests one by one; each is in the file before the next begins."""
         for index, case in enumerate(self.cases):
             contest = _Contest(self, case, index, watcher).hold()
+            self.read_again()
             results.add(self.results, contest, self._order)
             results.save(self.path, self.results)
             self.held.append(contest)
             watcher.done(contest)
+
+    def read_again(self) -> None:
+        """Take in what another run has put into the file meanwhile: one that measures memory, beside this one."""
+        if self._keeps and self.path.is_file():
+            self.results["contests"] = results.load(self.path)["contests"]
 
     def _asked_for(self) -> list[Case]:
         cases, only = list(self.question.cases(self.settings.quick)), self.settings.only
@@ -109,10 +129,11 @@ class Run:
         return found
 
     def _check_without(self) -> None:
-        unknown = set(self.settings.without) - set(self.question.labels)
+        unknown = {*self.settings.without, *self.settings.only_with} - set(self.question.labels)
         if unknown or self.question.baseline in self.settings.without:
+            option = "--with" if unknown & set(self.settings.only_with) else "--without"
             raise OptionError(
-                f"--without {', '.join(sorted(unknown) or [self.question.baseline])}",
+                f"{option} {', '.join(sorted(unknown) or [self.question.baseline])}",
                 f"the contestants are {', '.join(self.question.labels)}, and {self.question.baseline} is the baseline",
                 "pass one of the others",
             )
@@ -129,21 +150,23 @@ class _Contest:
     watcher: Watcher
 
     def hold(self) -> dict[str, Any]:
-        question, case = self.run.question, self.case
-        absent = self.run.results["absent"]
-        records: dict[str, dict[str, Any]] = {
-            name: {"note": absent[name]} if name in absent else {} for name in question.contestants(case)
-        }
+        question, case, settings = self.run.question, self.case, self.run.settings
+        self._before = self._of_file() if self.run.joins else {}
+        records = {name: self._begun(name) for name in self._taking()}
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-        if case.memory and self.run.settings.memory:
+        if case.memory and settings.memory:
             self._measure_memory(records)
         torch.compiler.reset()  # no guards or dynamic shapes from the case before
         self._doing("inputs")
         field = question.field(case)
         with grad_mode(case.backward):
             entries = self._ready(field, records)
-            timings = measure(entries, self.run.settings.pace, shown=self._doing)
-        _enter(records, timings, question.baseline)
+            timings = measure(entries, settings.pace, shown=self._doing) if settings.time else {}
+        self._enter(records, timings)
+        if self.run.joins:
+            self.run.read_again()
+            self._before = self._of_file()
+            records = self._joined(records)
         return {
             **{name: getattr(case, name) for name in ("name", "group", "title", "dtype", "shape", "backward")},
             **{name: getattr(case, name) for name in ("num_logits", "logits_bytes", "gradient_bytes")},
@@ -153,6 +176,72 @@ class _Contest:
             "contestants": records,
             "needs": [need.verdict(records) for need in case.needs],
         }
+
+    def _wants_error(self, name: str) -> bool:
+        """A run that times some leaves the errors of gradients to one with --no-time: its minutes are scarce."""
+        settings, known = self.run.settings, self._before.get(name, {})
+        return "gradient_error" not in known and not (settings.time and settings.only_with)
+
+    def _of_file(self) -> dict[str, dict[str, Any]]:
+        """The records of this contest that were measured before."""
+        found = [contest for contest in self.run.results["contests"] if contest["name"] == self.case.name]
+        return found[0]["contestants"] if found else {}
+
+    def _taking(self) -> list[str]:
+        """Who takes part."""
+        names, settings = self.run.question.contestants(self.case), self.run.settings
+        if not settings.only_with:
+            return names
+        beside = [name for name in self.run.question.beside if settings.time and self._is_short(name)]
+        return [name for name in names if name in settings.only_with or name in beside]
+
+    def _is_short(self, name: str) -> bool:
+        record = self._before.get(name, {})
+        return "median_ms" in record or "note" not in record
+
+    def _begun(self, name: str) -> dict[str, Any]:
+        """A new record: empty, or with why there will be none."""
+        absent = self.run.results["absent"]
+        return {"note": absent[name]} if name in absent else {}
+
+    def _joined(self, records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """New records beside those of the file, in the order of the contestants.
+
+        Who was there only to be compared with keeps the times that it has: those who were measured with it are
+        compared with these.
+        """
+        joined = {}
+        for name in self.run.question.contestants(self.case):
+            before, new = self._before.get(name, {}), records.get(name)
+            asked = not self.run.settings.only_with or name in self.run.settings.only_with
+            if new is None or ("median_ms" in before and not asked):
+                joined[name] = before or {"note": "not measured"}
+            else:
+                dropped = _TIMES if self.run.settings.time else ("note", "at_least_ms")
+                timed = "median_ms" in before and not self.run.settings.time
+                kept = {key: value for key, value in before.items() if key not in dropped}
+                joined[name] = {**kept, **({k: v for k, v in new.items() if k not in _TIMES} if timed else new)}
+        return joined
+
+    def _enter(self, records: dict[str, dict[str, Any]], timings: dict[str, Timing]) -> None:
+        """Times, and ratios to the baseline: by way of xent where only that was measured beside both."""
+        baseline, partial = self.run.question.baseline, self.run.joins
+        ratios = ratios_to(baseline, timings) if baseline in timings else self._ratios_through_xent(timings)
+        for name, timing in timings.items():
+            records[name].update(timing.to_dict())
+            if name in ratios:
+                records[name]["ratio"] = float(f"{ratios[name]:.4g}")
+            if partial:
+                others = [other for other in self.run.question.beside if other in timings and other != name]
+                records[name]["beside"] = {other: timings[other].to_dict()["median_ms"] for other in others}
+        before = self._before.get(baseline, self._before.get("xent", {}))
+        _check_losses(records, records.get(baseline, before).get("loss"))
+
+    def _ratios_through_xent(self, timings: dict[str, Timing]) -> dict[str, float]:
+        ratio = self._before.get("xent", {}).get("ratio")
+        if ratio is None or "xent" not in timings:
+            return {}
+        return {name: ratio * timings["xent"].median / timing.median for name, timing in timings.items()}
 
     def _doing(self, what: str, share: float = 0.0) -> None:
         what = self.run.question.labels.get(what, what)
@@ -168,7 +257,8 @@ class _Contest:
                 continue
             self._doing(f"memory of {self.run.question.labels[name]}")
             found = replace(probe, contestant=name).run()
-            record.update({key: found[key] for key in ("note", "extra_bytes") if found.get(key) is not None})
+            known = ("note", "extra_bytes", "at_least_ms")
+            record.update({key: found[key] for key in known if found.get(key) is not None})
             if found.get("extra_bytes") is not None:
                 record["beyond_gradients_bytes"] = max(0, found["extra_bytes"] - self.case.gradient_bytes)
             if found.get("seconds", 0) > settings.limit:
@@ -178,7 +268,7 @@ class _Contest:
         """Entries that are warm; whoever fails or takes too long gets a note instead."""
         entries: dict[str, Entry] = {}
         for name, record in records.items():
-            if "note" in record:
+            if "note" in record or not (self.run.settings.time or self._wants_error(name)):
                 continue
             self._doing(f"warm-up of {self.run.question.labels[name]}")
             try:
@@ -189,7 +279,7 @@ class _Contest:
                     continue
                 if entry.loss:
                     record["loss"] = entry.loss(result)
-                if entry.gradients:
+                if entry.gradients and self._wants_error(name):
                     record["gradient_error"] = float(f"{field.gradient_error(entry.gradients(result)):.3g}")
                 del result
                 entry.reset()
@@ -204,13 +294,7 @@ def _over_limit(record: dict[str, Any], seconds: float, limit: float) -> None:
     record["note"] = f"over the time limit of {limit:g} s: its one call took {seconds:.0f} s"
 
 
-def _enter(records: dict[str, dict[str, Any]], timings: dict[str, Timing], baseline: str) -> None:
-    ratios = ratios_to(baseline, timings) if baseline in timings else {}
-    for name, timing in timings.items():
-        records[name].update(timing.to_dict())
-        if name in ratios:
-            records[name]["ratio"] = float(f"{ratios[name]:.4g}")
-    expected = records[baseline].get("loss")
+def _check_losses(records: dict[str, dict[str, Any]], expected: float | None) -> None:
     for record in records.values():
         loss = record.get("loss")
         if expected is not None and loss is not None and not abs(loss - expected) <= _AGREE_WITHIN * abs(expected):

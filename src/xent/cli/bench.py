@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,7 @@ from xent.cli._interrupts import Stopped, interrupts_held
 from xent.errors import OptionError
 
 if TYPE_CHECKING:
-    from xent.bench.runner import Run, Settings
+    from xent.bench.runner import Run
 
 app = typer.Typer(invoke_without_command=True, help="Measure the losses beside their peers, on this machine.")
 
@@ -32,11 +32,21 @@ _Only = Annotated[
     str, typer.Option(metavar="PATTERN", help="Cases whose name contains it, or matches it with * and ?.")
 ]
 _Without = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Leave a contestant out; can be repeated.")]
+_With = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with",
+        metavar="NAME",
+        help="Only this contestant, beside xent and the bare products; joins the results file. Can be repeated.",
+    ),
+]
 _Quick = Annotated[bool, typer.Option("--quick", help="Small sizes, few rounds: shows that it works, not how fast.")]
 _Threads = Annotated[int, typer.Option(metavar="N", min=0, help="Threads of every contestant. [dim]0: torch's[/dim]")]
 _Seconds = Annotated[float | None, typer.Option(metavar="S", help="Time for the rounds of a contest.")]
+_Rounds = Annotated[int, typer.Option(metavar="N", min=0, help="Least rounds of a contest. [dim]0: 3 or 5[/dim]")]
 _Limit = Annotated[float, typer.Option(metavar="S", help="Time that one call may take; who is slower is reported so.")]
 _Memory = Annotated[bool, typer.Option(help="Measure peak extra memory, each contestant in a fresh process.")]
+_Time = Annotated[bool, typer.Option(help="Measure times; --no-time measures memory and gradient errors alone.")]
 _Out = Annotated[Path, typer.Option(metavar="DIR", help="Where the results file is written.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON, progress to stderr.")]
 _Check = Annotated[bool, typer.Option("--check", help="Exit with 1 where a requirement is not reached.")]
@@ -46,17 +56,24 @@ def _command(question: str, about: str) -> None:
     def ask(
         only: _Only = "",
         without: _Without = None,
+        with_: _With = None,
         quick: _Quick = False,
         threads: _Threads = 0,
         seconds: _Seconds = None,
+        rounds: _Rounds = 0,
         limit: _Limit = 60.0,
         memory: _Memory = True,
+        time: _Time = True,
         out: _Out = Path("benchmarks/results"),
         as_json: _Json = False,
         check: _Check = False,
     ) -> int:
         with interrupts_held():
-            run = _prepared(question, only, tuple(without or ()), quick, threads, seconds, limit, memory, out)
+            names = {"without": tuple(without or ()), "only_with": tuple(with_ or ())}
+            run = _prepared(
+                question, threads, seconds, rounds,
+                only=only, **names, quick=quick, limit=limit, memory=memory, time=time, out=out,
+            )  # fmt: skip
         try:
             return _answer(run, as_json, check)
         except KeyboardInterrupt:
@@ -83,17 +100,7 @@ _command(
 )
 
 
-def _prepared(
-    question: str,
-    only: str,
-    without: tuple[str, ...],
-    quick: bool,
-    threads: int,
-    seconds: float | None,
-    limit: float,
-    memory: bool,
-    out: Path,
-) -> Run:
+def _prepared(question: str, threads: int, seconds: float | None, rounds: int, **settings: Any) -> Run:
     from dataclasses import replace
 
     from xent.bench import questions
@@ -103,11 +110,12 @@ def _prepared(
     if threads:
         use_threads(threads)
     asked = questions.named(question)
-    pace = QUICK_PACE if quick else PACE[question]
-    settings: Settings = Settings(
-        quick, only, without, replace(pace, seconds=pace.seconds if seconds is None else seconds), limit, memory, out
-    )
-    return Run(asked, settings)
+    pace = QUICK_PACE if settings["quick"] else PACE[question]
+    if seconds is not None:
+        pace = replace(pace, seconds=seconds)
+    if rounds:
+        pace = replace(pace, min_rounds=rounds, max_rounds=max(rounds, pace.max_rounds))
+    return Run(asked, Settings(pace=pace, **settings))
 
 
 def _answer(run: Run, as_json: bool, check: bool) -> int:

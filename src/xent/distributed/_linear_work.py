@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from xent.backends.native.linear_products import PLATFORM, Products, block_bytes, edge_within, widened
-from xent.backends.native.machine import fresh
 from xent.distributed import _shard_formula, _shard_kernels
 from xent.distributed._shard import Shard, ShardState
 from xent.distributed._shard_kernels import Saved, StateGradients
@@ -98,8 +96,7 @@ class LinearWork:
         """Room for logits, one for all parts: of pieces that are freed one by one malloc keeps three or four."""
         if self._room is None or len(self._room) < rows * columns:
             self._room = None
-            make = fresh if self.file == "kernels" else partial(torch.empty, device=self.hidden.device)
-            self._room = make((rows * columns,), dtype=self.hidden.dtype)
+            self._room = torch.empty((rows * columns,), dtype=self.hidden.dtype, device=self.hidden.device)
         return self._room[: rows * columns].view(rows, columns)
 
     def _taken(self, start: int) -> Tensor:

@@ -10,8 +10,8 @@ from xent.distributed._exchange import CrossEntropyRows
 from xent.distributed._ranks import ranks_of
 from xent.distributed._vocab_parallel import part_of, rows_over_classes
 from xent.functional._sharded_tensors import cross_entropy_of_shards, is_sharded
-from xent.ops.choice import TINY, _request, column, open_blocks
-from xent.problem import Rows, rows_of
+from xent.ops.choice import FLOATS, TINY, TINY_ON_A_GPU, _request, column, open_blocks
+from xent.problem import Rows, check_range_of, rows_of
 from xent.reduction import reduce_rows
 from xent.row_stats import RowStats
 from xent.sparse_target import SparseTarget
@@ -20,6 +20,7 @@ from xent.terms import LossOptions, LossTerms
 
 # What F.cross_entropy calls, and `accelerate` does not replace.
 _torch_kernel = torch._C._nn.cross_entropy_loss  # pyright: ignore[reportAttributeAccessIssue]
+_torch_nll = torch._C._nn.nll_loss_nd  # pyright: ignore[reportAttributeAccessIssue]
 _REFUSALS = (IndexError, KeyError, RuntimeError, TypeError, ValueError)
 _INT64 = torch.int64
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -151,13 +152,19 @@ def cross_entropy(
         and type(input) in _PLAIN
         and type(target) is Tensor
         and target.dtype is _INT64
-        and input.dtype in _FULL
-        and input.numel() <= TINY
+        and (
+            (input.numel() <= TINY and input.dtype in _FULL)
+            or (input.is_cuda and input.numel() <= TINY_ON_A_GPU and input.dtype in FLOATS)
+        )
         and (not open_blocks or _request.name == "auto")
         and not (_checks.on and input.is_cuda)
     ):
         try:
-            return _torch_kernel(input, target, None, _TORCH_NUMBER_OF[reduction], ignore_index, 0.0)
+            if input.dtype in _FULL:
+                return _torch_kernel(input, target, None, _TORCH_NUMBER_OF[reduction], ignore_index, 0.0)
+            # The two kernels that it is made of: the first takes half logits, and gives float32.
+            log_probs = torch.log_softmax(input, 1 if input.ndim > 1 else 0, torch.float32)
+            return _torch_nll(log_probs, target, None, _TORCH_NUMBER_OF[reduction], ignore_index)
         except _REFUSALS:
             pass
     terms = LossTerms(
@@ -173,7 +180,7 @@ def cross_entropy(
     )
     if is_sharded(input, target, weight, row_weight):
         return cross_entropy_of_shards(input, target, terms, dim, shift, partial(_rows_of_shard, bool(stats)))
-    return loss_of_rows(rows_of(input, target, terms, dim, shift), stats)
+    return loss_of_rows(rows_of(input, target, terms, dim, shift, look=False), stats)
 
 
 def _rows_of_shard(stats: bool, given: dict[str, Any], group: object) -> CrossEntropyRows:
@@ -192,11 +199,15 @@ def _rows_of_shard(stats: bool, given: dict[str, Any], group: object) -> CrossEn
 
 
 def loss_of_rows(problem: Rows, stats: bool) -> Tensor | tuple[Tensor, RowStats]:
-    """Run canonical rows on the backend of choice and reduce them."""
+    """Run canonical rows, whose targets nobody has looked at, on the backend of choice and reduce them."""
     terms = problem.terms
     rows_file = column(
         "cross_entropy", problem.logits, problem.target, terms.weight, terms.row_weight, problem.probabilities
     )
+    if not (getattr(rows_file, "looks_at_targets", False) and problem.is_hard):
+        check_range_of(problem)
+    if not stats and terms.reduction != "none" and hasattr(rows_file, "total"):
+        return rows_file.total(problem)
     if not stats:
         loss, weight = rows_file.rows(problem)
         return reduce_rows(loss, weight, terms)

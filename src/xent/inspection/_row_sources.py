@@ -116,6 +116,7 @@ def _function_sources() -> dict[tuple[Any, int], Source]:
     from xent.ops.native import (
         binary_cross_entropy_with_logits,
         cross_entropy,
+        cross_entropy_total,
         linear_cross_entropy,
         logsumexp,
         nll_loss,
@@ -126,6 +127,7 @@ def _function_sources() -> dict[tuple[Any, int], Source]:
         (logsumexp._LogSumExp, 0): _whole_log_sum_exp,
         (cross_entropy._Rows, 0): _cross_entropy,
         (cross_entropy._Rows, 1): _weight_of_rows,
+        (cross_entropy_total._Total, 0): _cross_entropy_total,
         (cross_entropy._RowsWithStats, 0): _cross_entropy,
         (cross_entropy._RowsWithStats, 1): _log_sum_exp,
         (cross_entropy._RowsWithStats, 3): _weight_of_rows,
@@ -139,14 +141,26 @@ def _function_sources() -> dict[tuple[Any, int], Source]:
     }
 
 
+def _cross_entropy_total(fold: Fold, edge: Edge) -> Tensor:
+    terms = edge.node.terms
+    # A normalizer is the caller's denominator, not that of a mean over rows.
+    known = terms.reduction if terms.normalizer is None else None
+    total = _cross_entropy_leaf(fold, edge, known).sum()
+    return total if terms.reduction == "sum" else total / edge.node.denominator
+
+
 def _cross_entropy(fold: Fold, edge: Edge) -> Tensor:
+    return _cross_entropy_leaf(fold, edge).reshape(edge.shape)
+
+
+def _cross_entropy_leaf(fold: Fold, edge: Edge, reduction: str | None = None) -> Tensor:
     from xent.inspection._whole_problems import rows_of_problem
-    from xent.ops.native.cross_entropy import _problem_of
+    from xent.ops.native.saved_problem import problem_of
 
     edge.saved_tensors()  # raises in words where they are gone
-    problem, saved = _problem_of(edge.node)
+    problem, saved = problem_of(edge.node)
     rows = rows_of_problem(problem, saved.exact_lse)
-    return fold.leaf(Whole(rows.loss, "cross_entropy", problem, rows.lse)).reshape(edge.shape)
+    return fold.leaf(Whole(rows.loss, "cross_entropy", problem, rows.lse, reduction))
 
 
 def _native_nll(fold: Fold, edge: Edge) -> Tensor:

@@ -31,7 +31,8 @@ OPERATIONS = (
 )
 # Logits that torch's own kernel takes no longer for than the general path needs before a kernel of ours starts.
 TINY = 1 << 18
-_TOO_SMALL = f"at most {TINY} logits with plain options cost less in torch's own kernel than the way to another"
+TINY_ON_A_GPU = 1 << 22  # where a kernel of Python's runs in a thread of autograd, and torch's next to the launch
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _OPTIONS = set(LossOptions.__annotations__) | {
     "target", "weight", "linear_weight", "linear_bias", "pos_weight", "max_memory",
     "gradient_filter", "stats", "keepdim", "dtype",
@@ -161,7 +162,9 @@ def choices(
             f"option {unknown[0]!r}", f"options are {', '.join(sorted(_OPTIONS))}", "pass those of the call"
         )
     if operation == "cross_entropy" and _is_tiny(input, tensors, terms):
-        return Choice(operation, "torch", dict.fromkeys(BACKENDS, _TOO_SMALL))
+        most = TINY_ON_A_GPU if input.is_cuda else TINY
+        reason = f"at most {most} logits with plain options cost less in torch's own kernel than the way to another"
+        return Choice(operation, "torch", dict.fromkeys(BACKENDS, reason))
     others = tuple(_tensors_in((*tensors, *terms.values())))
     asked, chosen = _request.name, _name(operation, input, *others)
     preferred = f"{chosen} comes first" if asked == "auto" else f"{chosen} was asked for by name"
@@ -186,8 +189,8 @@ def _is_tiny(input: Tensor, tensors: tuple[Tensor | SparseTarget, ...], terms: d
         all(_costs_nothing(name, value) for name, value in terms.items())
         and len(tensors) < 2
         and _request.name == "auto"
-        and input.dtype in (torch.float32, torch.float64)
-        and input.numel() <= TINY
+        and input.dtype in (FLOATS if input.is_cuda else FLOATS[:2])
+        and input.numel() <= (TINY_ON_A_GPU if input.is_cuda else TINY)
         and not (switch.on and input.is_cuda)
         and not any(tensor.is_floating_point() for tensor in _tensors_in((*tensors[:1], terms.get("target"))))
     )
@@ -212,7 +215,8 @@ def column(operation: str, input: Tensor, *others: Tensor | None) -> ModuleType:
 def _name(operation: str, input: Tensor, *others: Tensor | None) -> str:
     asked = _request.name
     if asked == "auto":
-        return next(name for name in BACKENDS if _reason_against(name, operation, input, *others) is None)
+        names = BACKENDS[1:] if input.is_cuda else BACKENDS  # the native kernels are the CPU's
+        return next(name for name in names if _reason_against(name, operation, input, *others) is None)
     reason = _reason_against(asked, operation, input, *others)
     if reason is not None:
         raise BackendError(f"backend {asked!r} was asked for {operation}", reason, "use xent.backend('auto')")

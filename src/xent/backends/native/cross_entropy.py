@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,14 @@ class Saved:
     lse_low: Tensor | None = None
 
 
+class Both(NamedTuple):
+    """Values of every row, what their sum is divided by, and dL/dlogits of that."""
+
+    values: dict[str, Tensor]
+    denominator: float
+    gradient: Tensor
+
+
 def forward(problem: Rows, with_stats: bool) -> dict[str, Tensor]:
     """Values of every row, each (N,): loss, weight, exact_lse, lse_low; with_stats: lse, entropy, prediction."""
     from xent.backends.native import _kernels
@@ -46,6 +54,42 @@ def forward(problem: Rows, with_stats: bool) -> dict[str, Tensor]:
     bad_row = _kernels.cross_entropy(kernel_problem(problem), values, torch.get_num_threads())
     check_targets(bad_row, problem)
     return values
+
+
+def forward_and_gradient(problem: Rows, denominator: float | None) -> Both | None:
+    """Both passes in one, for the sum of the losses over a denominator: that of their mean if None.
+
+    None where the logits are better read twice, and where the mean's denominator is not known beforehand.
+    """
+    from xent.backends.native import _kernels
+
+    made = kernel_problem(problem)
+    if problem.probabilities is not None or not made.is_one_pass():
+        return None
+    count, bad_row = made.counted_rows()
+    check_targets(bad_row, problem)
+    rows, dtype = problem.logits.shape[:-1].numel(), problem.stats_dtype
+    denominator = float(count) if denominator is None else denominator
+    values = {"loss": torch.empty(rows, dtype=dtype)}
+    for name in ("exact_lse", "lse_low"):
+        values[name] = torch.empty(rows, dtype=torch.float64)
+    buffer = empty_gradient(problem.logits)
+    per_row = upstream_of_rows(1.0, denominator, problem)
+    _kernels.cross_entropy_both(made, values, per_row, buffer, torch.get_num_threads())
+    return Both(values, denominator, buffer)
+
+
+def upstream_of_rows(upstream: float | Tensor, denominator: float, problem: Rows) -> Tensor:
+    """The gradient of each row's loss, (N,), from that of their sum over the denominator."""
+    one = torch.as_tensor(upstream, dtype=problem.stats_dtype) / denominator
+    return one.expand(problem.logits.shape[:-1].numel())
+
+
+def sum_of_rows(values: Tensor) -> float:
+    """The sum of one number per row, in double; the same for any number of threads."""
+    from xent.backends.native import _kernels
+
+    return _kernels.sum_of_rows(values, torch.get_num_threads())
 
 
 def gradient(
@@ -103,7 +147,7 @@ def kernel_problem(problem: Rows) -> _kernels.Problem:
 
 
 def check_targets(bad_row: int, problem: Rows) -> None:
-    """The kernel's own check, for targets that changed since the caller's were looked at."""
+    """Raise for a row that a kernel found bad."""
     if bad_row < 0:
         return
     from xent.problem import check_target_range

@@ -22,7 +22,6 @@ from xent.backends.native.linear_rows import CountedRows, row_weights
 from xent.backends.native.linear_term_gradients import TermGradients, with_terms
 from xent.backends.native.linear_tile import Tile, TileTerms
 from xent.backends.native.linear_values import Gradients, Needs, Upstream, Values, accumulator_dtype, empty_values
-from xent.backends.native.machine import fresh
 from xent.backends.native.top_classes import better
 
 
@@ -72,7 +71,7 @@ class _Tiles:
         self.first = len(self.starts) - min(plan.kept_tiles, len(self.starts))
         self.hidden = rows.hidden_between(0, len(rows))
         self.terms, self.products = TileTerms(rows), plan.products
-        self._buffers = [fresh((len(rows) * plan.step,), rows.hidden.dtype) for _ in range(keep + 1)]
+        self._buffers = [torch.empty((len(rows) * plan.step,), dtype=rows.hidden.dtype) for _ in range(keep + 1)]
         self._made: dict[int, Tile] = {}
 
     def for_values(self) -> Iterator[Tile]:
@@ -172,7 +171,7 @@ def _gradients(rows: CountedRows, tiles: _Tiles, values: Values, upstream: Upstr
     weight, dtype = rows.problem.weight.detach(), rows.problem.weight.dtype
     exact = accumulator_dtype(dtype)
     of_hidden = torch.zeros(len(rows), weight.shape[1], dtype=exact) if needs.hidden else None
-    of_weight = fresh(weight.shape, dtype) if needs.weight else None
+    of_weight = torch.empty(weight.shape, dtype=dtype) if needs.weight else None
     of_bias = torch.zeros(weight.shape[0], dtype=dtype) if needs.bias else None
     terms = TermGradients(rows, values, upstream, needs)
     for tile in tiles.for_gradients():

@@ -44,13 +44,3 @@ def flat(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     if tensor is None:
         return None
     return tensor.detach().to(dtype).reshape(-1)
-
-
-def fresh(shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A fresh contiguous buffer, in huge pages where the system allows it."""
-    from xent.backends.native import _kernels
-
-    buffer = torch.empty(shape, dtype=dtype)
-    if buffer.nbytes >= _HUGE_PAGE_BYTES:
-        _kernels.advise_huge_pages(buffer)
-    return buffer

@@ -6,18 +6,24 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, TypeVar
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
 import triton
-from xent.backends.triton.launches import Launch, Question, choice_in_words, launch_for
+from xent.backends.triton.launches import Launch, Question, choice_in_words, is_settled, launch_for
+from xent.backends.triton.programs import Program, alignment, described, keep, known, program_of
 from xent.backends.triton.row_layout import RowLayout, in_two_strides
 from xent.problem import Rows
 from xent.terms import LossTerms
 
+T = TypeVar("T")
 _ACCUMULATORS = {torch.float32: tl.float32, torch.float64: tl.float64}
+
+
+_VECTOR = 16  # bytes that a thread reads at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,13 +42,22 @@ class RowCall:
     layout: RowLayout
     tensors: tuple[Tensor | None, ...]
 
-    def run(self, with_launch: Callable[[Launch], None], *, repeatable: bool = True) -> None:
+    def run(self, with_launch: Callable[[Launch], T], *, repeatable: bool = True) -> T | None:
         """Call the kernel with the launch of choice; nothing if there are no rows."""
         logits = self.problem.logits
         if logits.numel() == 0:
-            return
+            return None
         with on_device(logits):
-            with_launch(launch_for(self.question, logits.numel(), with_launch if repeatable else None))
+            return with_launch(launch_for(self.question, logits.numel(), with_launch if repeatable else None))
+
+    def start(
+        self, kernel: Any, launch: Launch, pointers: tuple[Tensor | None, ...], numbers: tuple[Any, ...],
+        named: dict[str, Any],
+    ) -> Program | None:  # fmt: skip
+        """Call a kernel with its pointers, the numbers after them and the rest by name; what it has compiled."""
+        named = named | self.tile(launch)
+        compiled = kernel[self.grid(launch)](*pointers, *numbers, **named, num_warps=launch.warps)
+        return program_of(kernel, compiled, (len(pointers), self.grid(launch)), numbers, named)
 
     def grid(self, launch: Launch) -> tuple[int]:
         """How many programs."""
@@ -56,10 +71,61 @@ class RowCall:
         dense = layout.strides[1] if problem.is_dense else (0, 0, 0)
         return problem.num_classes, layout.num_inner, blocks, entries, *layout.strides[0], *dense
 
-    def shape(self, launch: Launch) -> dict[str, int]:
-        """The tile, and the entries of a sparse target as a power of two."""
-        entries = 1 if self.problem.probabilities is None else triton.next_power_of_2(self.problem.target.shape[-1])
-        return {"ROWS": launch.rows, "COLUMNS": launch.columns, "ENTRIES": entries, "num_warps": launch.warps}
+    def tile(self, launch: Launch) -> dict[str, int]:
+        """How many rows and columns."""
+        return {"ROWS": launch.rows, "COLUMNS": launch.columns}
+
+    def options(self) -> dict[str, object]:
+        """Numbers and flags of the terms, and the entries of a sparse target as a power of two."""
+        problem = self.problem
+        entries = 1 if problem.probabilities is None else triton.next_power_of_2(problem.target.shape[-1])
+        return {**kernel_numbers(problem), **kernel_flags(problem), "ENTRIES": entries}
+
+    def vectors(self, launch: Launch, *, lanes: bool = True) -> dict[str, int]:
+        """How rows of several tiles are read: so many neighbours at once, and whether rows begin between two such."""
+        width = max(_VECTOR // self.problem.logits.element_size(), 1)
+        first, *others = self.layout.strides
+        written = () if lanes else others[-1:]
+        in_line = first[2] == 1 and width <= launch.columns < self.problem.num_classes
+        runs = zip((self.layout.num_outer, self.layout.num_inner), first[:2], strict=True)
+        shifted = any(stride % width for size, stride in runs if size > 1)
+        fits = launch.rows == 1 and launch.columns >= 2 * width * width  # lanes for the classes of two vectors
+        peeled = in_line and shifted and fits and all(strides == first for strides in written)
+        cut = {"VECTOR": width, "PEELED": peeled}
+        return {"LANES": launch.columns // width if in_line else 1, **cut} if lanes else cut
+
+
+def launch_rows(
+    name: tuple[Any, ...], problem: Rows, others: tuple[Tensor | None, ...],
+    started: Callable[[RowCall, Launch], Program | None], *, written: Tensor | None = None, repeatable: bool = True,
+) -> None:  # fmt: skip
+    """Run a row kernel: as an earlier call like this one did, or from the beginning.
+
+    Args:
+        name: the kernel, and what else its program depends on.
+        problem: the rows that it reads.
+        others: its pointers after those of the problem.
+        started: starts it in a call with a launch.
+        written: one of the others, of the shape of the logits.
+        repeatable: whether it may be measured by running it several times.
+    """
+    given, terms, device = _given(problem), problem.terms, problem.logits.device
+    key = (
+        *name, device.index,
+        terms.ignore_index, terms.label_smoothing, terms.z_loss, terms.softcap, terms.logit_scale,
+        *[None if tensor is None else described(tensor) for tensor in (*given, written)],
+        *[None if tensor is None else alignment(tensor) for tensor in others],
+    )  # fmt: skip
+    program = known(key)
+    if program is not None:
+        program.start((*given, *others), device)
+        return
+    call = row_call(name[0], problem, *(() if written is None else (written,)))
+    program = call.run(lambda launch: started(call, launch), repeatable=repeatable)
+    as_given = all(a is b or (a is not None and b is not None and a.data_ptr() == b.data_ptr())
+                   for a, b in zip(call.tensors, given, strict=True))  # fmt: skip
+    if program is not None and as_given and is_settled(call.question, problem.logits.numel()):
+        keep(key, program)
 
 
 def row_call(kernel: str, problem: Rows, *written: Tensor) -> RowCall:
@@ -73,7 +139,10 @@ def row_call(kernel: str, problem: Rows, *written: Tensor) -> RowCall:
 
 def rows_alone(logits: Tensor) -> Rows:
     """Rows without a target, for what only folds them."""
-    return Rows(logits, torch.empty(logits.shape[:-1], dtype=torch.int64, device="meta"), LossTerms())
+    return Rows(logits, torch.empty(logits.shape[:-1], dtype=torch.int64, device="meta"), _NO_TERMS)
+
+
+_NO_TERMS = LossTerms()
 
 
 def _question(kernel: str, problem: Rows, layout: RowLayout) -> Question:
@@ -97,17 +166,23 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter"
 
 
-def _tensors(problem: Rows) -> tuple[Tensor | None, ...]:
-    """Logits, target, probabilities, class weight and row weight as the kernels read them."""
-    terms, target, probabilities = problem.terms, problem.target, problem.probabilities
-    target = None if target.is_meta else target if problem.is_dense else target.contiguous()
+def _given(problem: Rows) -> tuple[Tensor | None, ...]:
+    """Logits, target, probabilities, class weight and row weight."""
+    terms, target = problem.terms, problem.target
     return (
         problem.logits,
-        target,
-        None if probabilities is None else probabilities.detach().contiguous(),
-        None if terms.weight is None else terms.weight.detach().contiguous(),
-        None if terms.row_weight is None else terms.row_weight.detach().contiguous(),
+        None if target.is_meta else target,
+        problem.probabilities,
+        terms.weight,
+        terms.row_weight,
     )
+
+
+def _tensors(problem: Rows) -> tuple[Tensor | None, ...]:
+    """The same as the kernels read them: all but logits and dense targets contiguous."""
+    logits, target, *others = _given(problem)
+    target = target if target is None or problem.is_dense else target.contiguous()
+    return logits, target, *(None if other is None else other.detach().contiguous() for other in others)
 
 
 def kernel_numbers(problem: Rows) -> dict[str, float]:

@@ -23,9 +23,10 @@ import triton.language as tl
 from torch import Tensor
 
 import triton
-from xent.backends.triton.calls import RowCall, kernel_flags, kernel_numbers, row_call
+from xent.backends.triton.calls import RowCall, launch_rows
 from xent.backends.triton.launches import Launch
-from xent.backends.triton.tile_math import base, entropy_moved, entropy_of_block, log_sum, scaled
+from xent.backends.triton.programs import Program
+from xent.backends.triton.tile_math import LAST, base, entropy_moved, entropy_of_block, in_lanes, log_sum, scaled
 from xent.problem import Rows
 
 NONE, HARD, SOFT, SPARSE = (tl.constexpr(kind) for kind in range(4))
@@ -51,6 +52,78 @@ def dense_target(
 
 
 @triton.jit
+def body_of(begin, classes, VECTOR: tl.constexpr, PEELED: tl.constexpr):
+    """Where the tiles of a program's only row lie: the class that they begin with, how many classes, their distance.
+
+    PEELED: the row begins between two vectors of memory. Its tiles hold whole vectors only, which is plain to the
+    compiler from the arithmetic here; `edge_of` has the few classes before and after.
+    """
+    head, limit, at = 0, classes, begin
+    if PEELED:
+        at = (begin + (VECTOR - 1)) // VECTOR * VECTOR
+        head = (at - begin).to(tl.int32)
+        limit = (classes - head) // VECTOR * VECTOR
+    return head, limit, at
+
+
+@triton.jit
+def edge_of(head, limit, classes, SIZE: tl.constexpr, VECTOR: tl.constexpr):
+    """The classes before the tiles and after them, and which of these there are: fewer than two vectors."""
+    place = tl.arange(0, SIZE)
+    column = tl.where(place < VECTOR, place, head + limit + (place - VECTOR))
+    return column, tl.where(place < VECTOR, place < head, column < classes)
+
+
+@triton.jit
+def folded(
+    m, s, h, d, a, best, x, column, mask, soft_row, class_weight, classes, target_class, keep, share, cap, scale,
+    ACC: tl.constexpr, TARGET: tl.constexpr, SMOOTHED: tl.constexpr, HAS_CLASS_WEIGHT: tl.constexpr,
+    HAS_CAP: tl.constexpr, HAS_SCALE: tl.constexpr, WITH_STATS: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """The state of every lane, (rows, lanes), after a tile of logits; a lane folds the same few places of each."""
+    z, _ = scaled(x.to(ACC), scale, cap, HAS_SCALE, HAS_CAP)
+    z = in_lanes(tl.where(mask, z, -float("inf")), LANES)
+    largest_here = tl.max(z, 2)
+    new_m = tl.maximum(m, largest_here)
+    reference = base(new_m)
+    shrink = tl.exp(m - reference)
+    e = tl.exp(z - reference[:, :, None])
+    if WITH_STATS:
+        h = entropy_moved(h, s, m, new_m, shrink) + entropy_of_block(z, e, reference)
+        named = in_lanes(tl.broadcast_to(column[None, :], mask.shape), LANES)
+        here = tl.min(tl.where(z == largest_here[:, :, None], named, LAST), 2)
+        best = tl.where((largest_here > m) | ((largest_here == m) & (here < best)), here, best)
+    if SMOOTHED or TARGET == SOFT:
+        q, t = dense_target(
+            soft_row, class_weight, column, mask, classes, target_class, keep, share,
+            ACC, TARGET, SMOOTHED, HAS_CLASS_WEIGHT,
+        )  # fmt: skip
+        q, t, there = in_lanes(q, LANES), in_lanes(t, LANES), in_lanes(mask, LANES)
+        below = reference[:, :, None] - z
+        below = tl.where((q == 0) & (below == float("inf")), 0.0, below)
+        d += a * (reference - base(m)) + tl.sum(tl.where(there, t * below, 0.0), 2)
+        a += tl.sum(tl.where(there, t, 0.0), 2)
+    s = s * shrink + tl.sum(e, 2)
+    return new_m, s, h, d, a, best
+
+
+@triton.jit
+def of_rows(m, s, h, d, a, best, DENSE: tl.constexpr, WITH_STATS: tl.constexpr):
+    """The state of the rows from that of their lanes."""
+    row_m = tl.max(m, 1)
+    reference = base(row_m)[:, None]
+    shrink = tl.exp(m - reference)
+    if WITH_STATS:
+        h = entropy_moved(h, s, m, row_m[:, None], shrink)
+        best = tl.where(m == row_m[:, None], best, LAST)
+    if DENSE:
+        d += a * (reference - base(m))
+    best = tl.min(best, 1)
+    best = tl.where(best == LAST, 0, best)
+    return row_m, tl.sum(s * shrink, 1), tl.sum(h, 1), tl.sum(d, 1), tl.sum(a, 1), best
+
+
+@triton.jit
 def _forward_kernel(
     logits, target, probabilities, class_weight, row_weight,
     loss, weight, largest, logsum, mass, lse, entropy, prediction,
@@ -61,13 +134,15 @@ def _forward_kernel(
     HAS_CLASS_WEIGHT: tl.constexpr, HAS_ROW_WEIGHT: tl.constexpr, HAS_Z: tl.constexpr,
     HAS_CAP: tl.constexpr, HAS_SCALE: tl.constexpr, WITH_STATS: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, ENTRIES: tl.constexpr,
+    LANES: tl.constexpr, VECTOR: tl.constexpr, PEELED: tl.constexpr,
 ):  # fmt: skip
     DENSE: tl.constexpr = SMOOTHED or TARGET == SOFT
     keep, share, zeta = tl.full((), keep, ACC), tl.full((), share, ACC), tl.full((), zeta, ACC)
     cap, scale = tl.full((), cap, ACC), tl.full((), scale, ACC)
     program = tl.program_id(0)
     outer = (program // blocks).to(tl.int64)
-    inner = (program % blocks) * ROWS + tl.arange(0, ROWS)
+    first = (program % blocks) * ROWS
+    inner = first + tl.arange(0, ROWS)
     inside = inner < num_inner
     row = outer * num_inner + inner
     x_row = (logits + outer * logits_outer + inner.to(tl.int64) * logits_inner)[:, None]
@@ -87,37 +162,44 @@ def _forward_kernel(
         named = named & (index != ignore_index)
         counted = tl.max(named.to(tl.int32), 1) > 0
         bad = tl.max((named & ((index < 0) | (index >= classes))).to(tl.int32), 1) > 0
-    m = tl.full((ROWS,), -float("inf"), ACC)
-    nothing = tl.full((ROWS,), 0.0, ACC)
-    s, h, d, a = nothing, nothing, nothing, nothing
-    best = tl.full((ROWS,), 0, tl.int32)
+    nothing = tl.full((ROWS, LANES), 0.0, ACC)
+    m, s, h, d, a = nothing - float("inf"), nothing, nothing, nothing, nothing
+    best = tl.full((ROWS, LANES), 0, tl.int32)
     any_counted = tl.max(counted.to(tl.int32), 0)
-    for start in range(0, classes * any_counted, COLUMNS):
-        column = start + tl.arange(0, COLUMNS)
-        mask = counted[:, None] & (column < classes)[None, :]
-        x = tl.load(x_row + column.to(tl.int64)[None, :] * logits_class, mask=mask, other=0.0).to(ACC)
-        z, _ = scaled(x, scale, cap, HAS_SCALE, HAS_CAP)
-        z = tl.where(mask, z, -float("inf"))
-        largest_here = tl.max(z, 1)
-        new_m = tl.maximum(m, largest_here)
-        reference = base(new_m)
-        shrink = tl.exp(m - reference)
-        e = tl.exp(z - reference[:, None])
-        if WITH_STATS:
-            h = entropy_moved(h, s, m, new_m, shrink) + entropy_of_block(z, e, reference)
-            here = start + tl.argmax(z, 1).to(tl.int32)
-            best = tl.where(largest_here > m, here, best)
-        if DENSE:
-            q, t = dense_target(
-                soft_row, class_weight, column, mask, classes, target_class, keep, share,
-                ACC, TARGET, SMOOTHED, HAS_CLASS_WEIGHT,
-            )  # fmt: skip
-            below = reference[:, None] - z
-            below = tl.where((q == 0) & (below == float("inf")), 0.0, below)
-            d += a * (reference - base(m)) + tl.sum(tl.where(mask, t * below, 0.0), 1)
-            a += tl.sum(tl.where(mask, t, 0.0), 1)
-        s = s * shrink + tl.sum(e, 1)
-        m = new_m
+    begin = outer * logits_outer + first.to(tl.int64) * logits_inner
+    head, limit, body = body_of(begin, classes, VECTOR, PEELED)
+    tile_row, whole = x_row, 0
+    if PEELED:
+        tile_row = logits + body
+    if ROWS == 1:
+        whole = limit // COLUMNS * any_counted
+    for block in range(0, whole):
+        place = block * COLUMNS + tl.arange(0, COLUMNS)
+        x = tl.load(tile_row + place.to(tl.int64)[None, :] * logits_class)
+        m, s, h, d, a, best = folded(
+            m, s, h, d, a, best, x, head + place, tl.full((ROWS, COLUMNS), True, tl.int1),
+            soft_row, class_weight, classes, target_class, keep, share, cap, scale,
+            ACC, TARGET, SMOOTHED, HAS_CLASS_WEIGHT, HAS_CAP, HAS_SCALE, WITH_STATS, LANES,
+        )  # fmt: skip
+    for start in range(whole * COLUMNS, limit * any_counted, COLUMNS):
+        place = start + tl.arange(0, COLUMNS)
+        mask = counted[:, None] & (place < limit)[None, :]
+        x = tl.load(tile_row + place.to(tl.int64)[None, :] * logits_class, mask=mask, other=0.0)
+        m, s, h, d, a, best = folded(
+            m, s, h, d, a, best, x, head + place, mask,
+            soft_row, class_weight, classes, target_class, keep, share, cap, scale,
+            ACC, TARGET, SMOOTHED, HAS_CLASS_WEIGHT, HAS_CAP, HAS_SCALE, WITH_STATS, LANES,
+        )  # fmt: skip
+    if PEELED:
+        column, within = edge_of(head, limit, classes, LANES, VECTOR)
+        mask = counted[:, None] & within[None, :]
+        x = tl.load(x_row + column.to(tl.int64)[None, :] * logits_class, mask=mask, other=0.0)
+        m, s, h, d, a, best = folded(
+            m, s, h, d, a, best, x, column, mask,
+            soft_row, class_weight, classes, target_class, keep, share, cap, scale,
+            ACC, TARGET, SMOOTHED, HAS_CLASS_WEIGHT, HAS_CAP, HAS_SCALE, WITH_STATS, LANES,
+        )  # fmt: skip
+    m, s, h, d, a, best = of_rows(m, s, h, d, a, best, DENSE, WITH_STATS)
     log_s = log_sum(m, s)
     row_lse = m + log_s
     ce = tl.full((ROWS,), 0.0, ACC)
@@ -170,17 +252,19 @@ def _forward_kernel(
 
 @dataclass(frozen=True, eq=False)
 class Saved:
-    """What the gradient reads of the values of the rows, each (N,); the entropy is empty without statistics."""
+    """What the gradient reads of the values of the rows, each (N,); no mass where no loss has an upstream gradient, and
+    no entropy without statistics.
+    """
 
     largest: Tensor
     logsum: Tensor
-    mass: Tensor
-    entropy: Tensor
+    mass: Tensor | None
+    entropy: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
 class Values:
-    """Values of every row, each (N,); the last three are empty without statistics.
+    """Values of every row, each (N,).
 
     Attributes:
         loss: in the dtype of the statistics, as all but the last.
@@ -188,7 +272,7 @@ class Values:
         largest: m, the largest z.
         logsum: ln Σ exp(z − m).
         mass: Σ_c of the weighted target.
-        lse: m + ln s.
+        lse: m + ln s; None without statistics, as what follows.
         entropy: of the prediction.
         prediction: most likely class, int64.
     """
@@ -198,26 +282,34 @@ class Values:
     largest: Tensor
     logsum: Tensor
     mass: Tensor
-    lse: Tensor
-    entropy: Tensor
-    prediction: Tensor
+    lse: Tensor | None
+    entropy: Tensor | None
+    prediction: Tensor | None
 
     @property
     def saved(self) -> Saved:
         """Those that the gradient reads."""
         return Saved(self.largest, self.logsum, self.mass, self.entropy)
 
-    def between(self, start: int, stop: int) -> Values:
+    def at(self, rows: slice) -> Values:
         """Those of some rows, as views."""
-        return Values(*(value[start:stop] for value in vars(self).values()))
+        return Values(*(None if value is None else value[rows] for value in vars(self).values()))
+
+    def as_tensors(self) -> tuple[Tensor, ...]:
+        """All eight, for an operation that can't return None: empty ones in its place."""
+        dtypes = (*(self.loss.dtype,) * 7, torch.int64)
+        return tuple(
+            self.loss.new_empty(0, dtype=dtype) if value is None else value
+            for value, dtype in zip(vars(self).values(), dtypes, strict=True)
+        )
 
 
 def empty_values(count: int, dtype: torch.dtype, device: torch.device, with_stats: bool) -> Values:
     """Room for the values of so many rows."""
-    of_stats = count if with_stats else 0
-    sizes = (count,) * 5 + (of_stats,) * 2
-    floats = [torch.empty(size, dtype=dtype, device=device) for size in sizes]
-    return Values(*floats, torch.empty(of_stats, dtype=torch.int64, device=device))
+    floats = [torch.empty(count, dtype=dtype, device=device) for _ in range(7 if with_stats else 5)]
+    if not with_stats:
+        return Values(*floats, None, None, None)
+    return Values(*floats, torch.empty(count, dtype=torch.int64, device=device))
 
 
 def forward(problem: Rows, with_stats: bool) -> Values:
@@ -229,18 +321,11 @@ def forward(problem: Rows, with_stats: bool) -> Values:
 
 def write_values(problem: Rows, values: Values, with_stats: bool) -> None:
     """The same into tensors of the caller's, such as the part of a chunk."""
-    call = row_call("cross_entropy", problem)
-    call.run(lambda launch: _launch(call, values, with_stats, launch))
+    others = tuple(vars(values).values())
 
+    def started(call: RowCall, launch: Launch) -> Program | None:
+        numbers = *call.sizes(launch), problem.terms.ignore_index
+        named = {"WITH_STATS": with_stats} | call.options() | call.vectors(launch)
+        return call.start(_forward_kernel, launch, (*call.tensors, *others), numbers, named)
 
-def _launch(call: RowCall, values: Values, with_stats: bool, launch: Launch) -> None:
-    _forward_kernel[call.grid(launch)](
-        *call.tensors,
-        *vars(values).values(),
-        *call.sizes(launch),
-        call.problem.terms.ignore_index,
-        **kernel_numbers(call.problem),
-        **kernel_flags(call.problem),
-        WITH_STATS=with_stats,
-        **call.shape(launch),
-    )
+    launch_rows(("cross_entropy", with_stats), problem, others, started)

@@ -20,9 +20,10 @@ import triton.language as tl
 from torch import Tensor
 
 import triton
-from xent.backends.triton.calls import RowCall, kernel_flags, kernel_numbers, row_call
-from xent.backends.triton.cross_entropy import HARD, SOFT, SPARSE, Saved, dense_target
+from xent.backends.triton.calls import RowCall, launch_rows
+from xent.backends.triton.cross_entropy import HARD, SOFT, SPARSE, Saved, body_of, dense_target, edge_of
 from xent.backends.triton.launches import Launch
+from xent.backends.triton.programs import Program
 from xent.backends.triton.row_layout import empty_gradient
 from xent.backends.triton.tile_math import narrowed, scaled
 from xent.problem import Rows
@@ -55,6 +56,25 @@ def gradient_of(
 
 
 @triton.jit
+def gradient_of_tile(
+    x, soft_row, class_weight, column, mask, t_y, at_y, m, log_s, of_p, of_t, of_h, h,
+    classes, target_class, keep, share, scale, cap,
+    ACC: tl.constexpr, TARGET: tl.constexpr, SMOOTHED: tl.constexpr, HAS_CLASS_WEIGHT: tl.constexpr,
+    HAS_CAP: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_ENTROPY: tl.constexpr, OUT: tl.constexpr,
+):  # fmt: skip
+    """G of a tile of logits, rounded to the gradient's dtype; 0 outside the mask."""
+    z, bend = scaled(x.to(ACC), scale, cap, HAS_SCALE, HAS_CAP)
+    _, t = dense_target(
+        soft_row, class_weight, column, mask, classes, target_class, keep, share,
+        ACC, TARGET, SMOOTHED, HAS_CLASS_WEIGHT,
+    )  # fmt: skip
+    if TARGET == HARD:
+        t += tl.where(column[None, :] == at_y, t_y, 0.0)
+    made = gradient_of(z, bend, t, m, log_s, of_p, of_t, of_h, h, scale, HAS_ENTROPY, HAS_SCALE)
+    return narrowed(tl.where(mask, made, 0.0), OUT)
+
+
+@triton.jit
 def _gradient_kernel(
     logits, target, probabilities, class_weight, row_weight,
     largest, logsum, mass, entropy, g_loss, g_lse, g_entropy, gradient,
@@ -67,12 +87,14 @@ def _gradient_kernel(
     HAS_CAP: tl.constexpr, HAS_SCALE: tl.constexpr,
     HAS_LOSS: tl.constexpr, HAS_LSE: tl.constexpr, HAS_ENTROPY: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, ENTRIES: tl.constexpr,
+    VECTOR: tl.constexpr, PEELED: tl.constexpr,
 ):  # fmt: skip
     keep, share, zeta = tl.full((), keep, ACC), tl.full((), share, ACC), tl.full((), zeta, ACC)
     cap, scale = tl.full((), cap, ACC), tl.full((), scale, ACC)
     program = tl.program_id(0)
     outer = (program // blocks).to(tl.int64)
-    inner = (program % blocks) * ROWS + tl.arange(0, ROWS)
+    first = (program % blocks) * ROWS
+    inner = first + tl.arange(0, ROWS)
     inside = inner < num_inner
     row = outer * num_inner + inner
     wide = inner.to(tl.int64)
@@ -83,6 +105,7 @@ def _gradient_kernel(
         soft_row = (target + outer * target_outer + wide * target_inner)[:, None]
     counted = inside
     w = tl.full((ROWS,), 1.0, ACC)
+    t_y, at_y = w[:, None], tl.full((ROWS, 1), -1, tl.int32)
     if TARGET == HARD:
         y = tl.load(target + row, mask=inside, other=ignore_index)
         counted = inside & (y != ignore_index)
@@ -103,32 +126,58 @@ def _gradient_kernel(
         tl.debug_barrier()  # before another warp writes its gradient over these logits
     m = tl.load(largest + row, mask=inside, other=0.0)
     log_s = tl.load(logsum + row, mask=inside, other=0.0)
-    a = tl.load(mass + row, mask=inside, other=0.0)
     g = upstream_at(g_loss, row, g_loss_stride, inside, ACC, HAS_LOSS)
     of_h = upstream_at(g_entropy, row, g_entropy_stride, inside, ACC, HAS_ENTROPY)
     h = upstream_at(entropy, row, 1, inside, ACC, HAS_ENTROPY)
     if HAS_ROW_WEIGHT:
         g = g * tl.load(row_weight + row, mask=inside, other=0.0).to(ACC)
-    of_p = g * a + upstream_at(g_lse, row, g_lse_stride, inside, ACC, HAS_LSE)
+    of_p = upstream_at(g_lse, row, g_lse_stride, inside, ACC, HAS_LSE)
+    if HAS_LOSS:
+        of_p += g * tl.load(mass + row, mask=inside, other=0.0)
     if HAS_Z:
         of_p += 2.0 * g * w * zeta * (m + log_s)
     m, log_s, of_p, of_t, of_h, h = m[:, None], log_s[:, None], of_p[:, None], g[:, None], of_h[:, None], h[:, None]
-    for start in range(0, classes, COLUMNS):
-        column = start + tl.arange(0, COLUMNS)
-        within = inside[:, None] & (column < classes)[None, :]
-        mask = within & counted[:, None]
-        offset = column.to(tl.int64)[None, :]
-        x = tl.load(x_row + offset * logits_class, mask=mask, other=0.0).to(ACC)
-        z, bend = scaled(x, scale, cap, HAS_SCALE, HAS_CAP)
-        _, t = dense_target(
-            soft_row, class_weight, column, mask, classes, target_class, keep, share,
-            ACC, TARGET, SMOOTHED, HAS_CLASS_WEIGHT,
+    OUT: tl.constexpr = gradient.dtype.element_ty
+    begin = outer * logits_outer + first.to(tl.int64) * logits_inner
+    head, limit, body = body_of(begin, classes, VECTOR, PEELED)
+    x_tile, g_tile, whole = x_row, g_row, 0
+    if PEELED:  # which asks for the same strides of both
+        x_tile, g_tile = logits + body, gradient + body
+    if ROWS == 1:
+        whole = limit // COLUMNS
+    for block in range(0, whole):
+        place = block * COLUMNS + tl.arange(0, COLUMNS)
+        offset = place.to(tl.int64)[None, :]
+        x = tl.load(x_tile + offset * logits_class)
+        made = gradient_of_tile(
+            x, soft_row, class_weight, head + place, tl.broadcast_to(counted[:, None], (ROWS, COLUMNS)), t_y, at_y,
+            m, log_s, of_p, of_t, of_h, h, classes, target_class, keep, share, scale, cap,
+            ACC, TARGET, SMOOTHED, HAS_CLASS_WEIGHT, HAS_CAP, HAS_SCALE, HAS_ENTROPY, OUT,
         )  # fmt: skip
-        if TARGET == HARD:
-            t += tl.where(column[None, :] == at_y, t_y, 0.0)
-        made = gradient_of(z, bend, t, m, log_s, of_p, of_t, of_h, h, scale, HAS_ENTROPY, HAS_SCALE)
-        made = narrowed(tl.where(mask, made, 0.0), gradient.dtype.element_ty)
-        tl.store(g_row + offset * gradient_class, made, mask=within)
+        tl.store(g_tile + offset * gradient_class, made)
+    for start in range(whole * COLUMNS, limit, COLUMNS):
+        place = start + tl.arange(0, COLUMNS)
+        within = inside[:, None] & (place < limit)[None, :]
+        mask = within & counted[:, None]
+        offset = place.to(tl.int64)[None, :]
+        x = tl.load(x_tile + offset * logits_class, mask=mask, other=0.0)
+        made = gradient_of_tile(
+            x, soft_row, class_weight, head + place, mask, t_y, at_y,
+            m, log_s, of_p, of_t, of_h, h, classes, target_class, keep, share, scale, cap,
+            ACC, TARGET, SMOOTHED, HAS_CLASS_WEIGHT, HAS_CAP, HAS_SCALE, HAS_ENTROPY, OUT,
+        )  # fmt: skip
+        tl.store(g_tile + offset * gradient_class, made, mask=within)
+    if PEELED:
+        column, within = edge_of(head, limit, classes, 2 * VECTOR, VECTOR)
+        mask = counted[:, None] & within[None, :]
+        offset = column.to(tl.int64)[None, :]
+        x = tl.load(x_row + offset * logits_class, mask=mask, other=0.0)
+        made = gradient_of_tile(
+            x, soft_row, class_weight, column, mask, t_y, at_y,
+            m, log_s, of_p, of_t, of_h, h, classes, target_class, keep, share, scale, cap,
+            ACC, TARGET, SMOOTHED, HAS_CLASS_WEIGHT, HAS_CAP, HAS_SCALE, HAS_ENTROPY, OUT,
+        )  # fmt: skip
+        tl.store(g_row + offset * gradient_class, made, mask=inside[:, None] & within[None, :])
     if TARGET == SPARSE:
         # The mass of an entry's class is that of all entries of that class, added up in their order.
         total = tl.full((ROWS, ENTRIES), 0.0, ACC)
@@ -165,28 +214,14 @@ def gradient(problem: Rows, saved: Saved, upstream: Upstream) -> Tensor:
 def write_gradient(problem: Rows, saved: Saved, upstream: Upstream, buffer: Tensor) -> None:
     """The same into a buffer of the caller's, which may be the logits."""
     in_place = buffer.data_ptr() == problem.logits.data_ptr()
-    call = row_call("cross_entropy_gradient", problem, buffer)
-    call.run(lambda launch: _launch(call, saved, upstream, buffer, launch), repeatable=not in_place)
+    given = upstream.loss, upstream.lse, upstream.entropy
+    strides = tuple(0 if g is None else g.stride(0) for g in given)
+    others = saved.largest, saved.logsum, saved.mass, saved.entropy, *given, buffer
 
+    def started(call: RowCall, launch: Launch) -> Program | None:
+        numbers = *call.sizes(launch), *call.layout.strides[-1], *strides, problem.terms.ignore_index
+        named = {"HAS_LOSS": given[0] is not None, "HAS_LSE": given[1] is not None, "HAS_ENTROPY": given[2] is not None}
+        named |= call.options() | call.vectors(launch, lanes=False)
+        return call.start(_gradient_kernel, launch, (*call.tensors, *others), numbers, named)
 
-def _launch(call: RowCall, saved: Saved, upstream: Upstream, buffer: Tensor, launch: Launch) -> None:
-    given = (upstream.loss, upstream.lse, upstream.entropy)
-    _gradient_kernel[call.grid(launch)](
-        *call.tensors,
-        saved.largest,
-        saved.logsum,
-        saved.mass,
-        saved.entropy,
-        *given,
-        buffer,
-        *call.sizes(launch),
-        *call.layout.strides[-1],
-        *(0 if g is None else g.stride(0) for g in given),
-        call.problem.terms.ignore_index,
-        **kernel_numbers(call.problem),
-        **kernel_flags(call.problem),
-        HAS_LOSS=upstream.loss is not None,
-        HAS_LSE=upstream.lse is not None,
-        HAS_ENTROPY=upstream.entropy is not None,
-        **call.shape(launch),
-    )
+    launch_rows(("cross_entropy_gradient", strides), problem, others, started, written=buffer, repeatable=not in_place)

@@ -24,6 +24,7 @@ from xent.backends.triton import INTERPRETED
 _MEASURED_FROM = 1 << 22  # logits; below, a wrong choice costs microseconds
 _TILE = 4096  # elements of a tile that the heuristic aims at: 32 for each thread of 4 warps
 _WIDEST = 8192
+_HEAD_START = 1 << 19  # clocks, a quarter of a millisecond: the host has queued the kernel before its time begins
 _LINES = 32  # rows side by side where the classes are strided: 128 bytes of float32
 
 
@@ -112,6 +113,11 @@ def launch_for(question: Question, logits: int, run: Callable[[Launch], object] 
     return best
 
 
+def is_settled(question: Question, logits: int) -> bool:
+    """Whether the launch of such a call will be the same from now on."""
+    return not _may_measure(logits) or question.key in _choices
+
+
 def choice_in_words(question: Question, logits: int) -> str:
     """What `xent.choices()` says of the launch."""
     if not _may_measure(logits):
@@ -136,6 +142,7 @@ def _milliseconds(run: Callable[[Launch], object], launch: Launch) -> float:
     times = []
     for _ in range(5):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(_HEAD_START)
         begin.record()
         run(launch)
         end.record()

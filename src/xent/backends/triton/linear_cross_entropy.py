@@ -62,7 +62,7 @@ def forward(problem: HeadRows, with_stats: bool) -> Values:
         linear_recompute.write_values(*_whole(problem), values, with_stats)
         return values
     for chunk in chunks(problem, plan):
-        values_of.write_values(chunk.rows, part_of(values, chunk), with_stats)
+        values_of.write_values(chunk.rows, values.at(chunk.losses), with_stats)
     return values
 
 
@@ -72,7 +72,7 @@ def gradients(problem: HeadRows, saved: Saved, upstream: Upstream, needs: Needs)
     if not plan.rows:
         return sums.recomputed(problem, saved, upstream)
     for chunk in chunks(problem, plan):
-        part = Saved(*(value[chunk.losses] if len(value) else value for value in vars(saved).values()))
+        part = Saved(*(None if value is None else value[chunk.losses] for value in vars(saved).values()))
         of_chunk = Upstream(*(None if g is None else g[chunk.losses] for g in vars(upstream).values()))
         sums.add(chunk, part, of_chunk)
     return sums.finished()
@@ -85,7 +85,7 @@ def loss_and_gradients(problem: HeadRows, per_row: Tensor, needs: Needs) -> tupl
         linear_recompute.write_values(*_whole(problem), values, False)
         return values, sums.recomputed(problem, values.saved, Upstream(per_row))
     for chunk in chunks(problem, plan):
-        part = part_of(values, chunk)
+        part = values.at(chunk.losses)
         values_of.write_values(chunk.rows, part, False)
         sums.add(chunk, part.saved, Upstream(per_row[chunk.losses]))
     return values, sums.finished()
@@ -165,11 +165,6 @@ def room(problem: HeadRows, with_stats: bool) -> Values:
     """Room for the values of all rows."""
     count = problem.hidden.shape[:-1].numel() * problem.extra_shape_product
     return values_of.empty_values(count, stats_dtype(problem.hidden.dtype), problem.hidden.device, with_stats)
-
-
-def part_of(values: Values, chunk: Chunk) -> Values:
-    """Those of a chunk, as views; statistics that are not there stay empty."""
-    return Values(*(value[chunk.losses] if len(value) else value for value in vars(values).values()))
 
 
 def _shaped(problem: HeadRows, logits: Tensor) -> Tensor:

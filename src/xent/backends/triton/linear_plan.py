@@ -1,6 +1,6 @@
 """How a linear + cross-entropy is cut: so many rows at a time as their logits fit the memory bound.
 
-    memory beside inputs and gradients = rows · C · K · item      (and six numbers for each row)
+    memory beside inputs and gradients = rows · C · K · item  +  ten numbers for each of all rows, at most
 
 Three products of rows × classes × features. A chunk of fewer than `_FEWEST` rows would read the linear weight more
 often than it is worth; the recompute kernels, which hold no logits at all, take its place.
@@ -8,6 +8,7 @@ often than it is worth; the recompute kernels, which hold no logits at all, take
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from xent.errors import BackendError
@@ -15,6 +16,7 @@ from xent.head import HeadRows
 
 _DEFAULT = 512 << 20
 _FEWEST = 32
+_NUMBERS = 10  # of a row, in the dtype of the statistics: its values, its upstream gradient, its weight
 _STEP = 128  # rows of a tile of cuBLAS: a chunk is a multiple of it where it can
 
 
@@ -34,17 +36,18 @@ def plan_of(problem: HeadRows) -> Plan:
     """The plan of a problem: one for values and for gradients, so that they see the same logits."""
     count = problem.hidden.shape[:-1].numel()
     width, item = problem.weight.shape[0], problem.hidden.element_size()
-    return plan(count, width, item, problem.max_memory, recomputable=not problem.extra_shape)
+    return plan(count, width, item, problem.max_memory, problem.extra_shape)
 
 
-def plan(count: int, width: int, item: int, max_memory: int | None, *, recomputable: bool) -> Plan:
-    """The plan for so many rows of so many logits of so many bytes."""
+def plan(count: int, width: int, item: int, max_memory: int | None, extra: tuple[int, ...] = ()) -> Plan:
+    """The plan for so many hidden states, with so many logits each, of so many bytes; `extra` is (d1, …, dK)."""
     bound = _DEFAULT if max_memory is None else max_memory
-    fit = bound // max(width * item, 1)
+    numbers = count * math.prod(extra) * _NUMBERS * max(item, 4)
+    fit = max(bound - numbers, 0) // max(width * item, 1)
     rows = min(count, fit if fit < _STEP else fit // _STEP * _STEP)
     if rows >= min(count, _FEWEST):
         return Plan(max(rows, 1), rows * width * item)
-    if recomputable:
+    if not extra:
         return Plan(0, 0)
     raise BackendError(
         f"max_memory={bound} bytes",

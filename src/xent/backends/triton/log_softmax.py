@@ -113,7 +113,5 @@ def gradient(input: Tensor, largest: Tensor, logsum: Tensor, upstream: Tensor) -
 
 def _launch(kernel: Any, call: RowCall, others: tuple[Tensor, ...], launch: Launch) -> None:
     strides = (stride for strides in call.layout.strides for stride in strides)
-    shape = call.shape(launch)
-    del shape["ENTRIES"]
-    acc = kernel_flags(call.problem)["ACC"]
-    kernel[call.grid(launch)](call.problem.logits, *others, *call.sizes(launch)[:3], *strides, ACC=acc, **shape)
+    sizes, acc = call.sizes(launch)[:3], kernel_flags(call.problem)["ACC"]
+    call.start(kernel, launch, (call.problem.logits, *others), (*sizes, *strides), {"ACC": acc})

@@ -69,16 +69,11 @@ def forward(input: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def gradient(input: Tensor, largest: Tensor, logsum: Tensor, upstream: Tensor) -> Tensor:
     """dL/dinput (*rows, C)."""
     buffer = empty_gradient(input)
-    nothing = torch.zeros(1, dtype=largest.dtype, device=largest.device).expand_as(largest)
-    saved = Saved(largest, logsum, nothing, nothing)
-    write_gradient(rows_alone(input), saved, Upstream(None, upstream), buffer)
+    write_gradient(rows_alone(input), Saved(largest, logsum, None, None), Upstream(None, upstream), buffer)
     return buffer
 
 
 def _launch(call: RowCall, outputs: tuple[Tensor, ...], launch: Launch) -> None:
-    sizes, acc = call.sizes(launch), kernel_flags(call.problem)["ACC"]
-    shape = call.shape(launch)
-    del shape["ENTRIES"]
-    _forward_kernel[call.grid(launch)](
-        call.problem.logits, *outputs, *sizes[:3], *call.layout.strides[0], ACC=acc, **shape
-    )
+    sizes, acc = call.sizes(launch)[:3], kernel_flags(call.problem)["ACC"]
+    numbers = *sizes, *call.layout.strides[0]
+    call.start(_forward_kernel, launch, (call.problem.logits, *outputs), numbers, {"ACC": acc})

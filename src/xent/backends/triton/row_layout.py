@@ -47,6 +47,8 @@ def in_two_strides(read: tuple[Tensor, ...], written: tuple[Tensor, ...] = ()) -
 def empty_gradient(logits: Tensor) -> Tensor:
     """Room for a gradient, in the layout of the logits where that has no gaps or overlaps and fits a kernel."""
     like = torch.empty_like(logits)
+    if like.is_contiguous():
+        return like
     return like if _layout((like,)) is not None else torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
 
 

@@ -18,6 +18,7 @@ import triton
 from xent.backends.triton import INTERPRETED
 
 _INTERPRETED = tl.constexpr(INTERPRETED)
+LAST = tl.constexpr(2**31 - 1)  # beyond every class
 
 
 @triton.jit
@@ -48,6 +49,12 @@ def scaled(x, scale, cap, HAS_SCALE: tl.constexpr, HAS_CAP: tl.constexpr):
 
 
 @triton.jit
+def in_lanes(x, LANES: tl.constexpr):
+    """A tile (rows, columns) as (rows, lanes, columns of a lane): neighbours in memory, held by one thread."""
+    return tl.reshape(x, (x.shape[0], LANES, x.shape[1] // LANES))
+
+
+@triton.jit
 def base(m):
     """What exponentials are taken from: m, or 0 while there is nothing but −inf."""
     return tl.where(m == -float("inf"), 0.0, m)
@@ -61,8 +68,8 @@ def log_sum(m, s):
 
 @triton.jit
 def entropy_of_block(z, e, reference):
-    """Σ exp(z − m) · (m − z) of each row of a tile, where exp(z − m) is not 0."""
-    return tl.sum(tl.where(e > 0, e * (reference[:, None] - z), 0.0), 1)
+    """Σ exp(z − m) · (m − z) over the last dimension of a tile, where exp(z − m) is not 0."""
+    return tl.sum(tl.where(e > 0, e * (tl.expand_dims(reference, -1) - z), 0.0), -1)
 
 
 @triton.jit

@@ -75,7 +75,7 @@ def _of_chunks(problem: HeadRows, with_entropy: bool, top: int) -> tuple[Values,
     values = linear_cross_entropy.room(problem, with_entropy)
     best, z = [], []
     for chunk in linear_cross_entropy.chunks(problem, plan_of(problem)):
-        cross_entropy.write_values(chunk.rows, linear_cross_entropy.part_of(values, chunk), with_entropy)
+        cross_entropy.write_values(chunk.rows, values.at(chunk.losses), with_entropy)
         for parts, part in zip((best, z), top_classes(chunk.rows, top), strict=True):
             parts.append(part)
     if not best:

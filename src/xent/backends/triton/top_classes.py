@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 import triton
-from xent.backends.triton.calls import RowCall, kernel_flags, kernel_numbers, row_call
+from xent.backends.triton.calls import RowCall, row_call
 from xent.backends.triton.launches import Launch
 from xent.backends.triton.tile_math import scaled
 from xent.problem import Rows
@@ -71,21 +71,8 @@ def top_classes(problem: Rows, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _launch(call: RowCall, index: Tensor, value: Tensor, launch: Launch) -> None:
-    flags, numbers = kernel_flags(call.problem), kernel_numbers(call.problem)
     classes, num_inner, blocks, _, *strides = call.sizes(launch)
-    shape = call.shape(launch)
-    del shape["ENTRIES"]
-    _top_kernel[call.grid(launch)](
-        call.problem.logits,
-        index,
-        value,
-        classes,
-        num_inner,
-        blocks,
-        *strides[:3],
-        index.shape[1],
-        cap=numbers["cap"],
-        scale=numbers["scale"],
-        **{name: flags[name] for name in ("ACC", "HAS_CAP", "HAS_SCALE")},
-        **shape,
-    )
+    sizes = classes, num_inner, blocks, *strides[:3], index.shape[1]
+    options = call.options()
+    named = {name: options[name] for name in ("cap", "scale", "ACC", "HAS_CAP", "HAS_SCALE")}
+    call.start(_top_kernel, launch, (call.problem.logits, index, value), sizes, named)

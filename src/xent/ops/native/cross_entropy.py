@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,22 +10,33 @@ from torch import Tensor
 
 from xent.backends import reference
 from xent.backends.native import cross_entropy as kernel
+from xent.ops.native import cross_entropy_total
 from xent.ops.native.again import kernels_may_run, reference_gradient
+from xent.ops.native.saved_problem import problem_of, save, tensors_of, with_tensors
 from xent.problem import Rows, true_class
+from xent.reduction import reduce_rows
 from xent.row_stats import RowStats
-from xent.terms import LossTerms
+
+looks_at_targets = True  # the kernels raise for class indices out of range
 
 
 def rows(problem: Rows) -> tuple[Tensor, Tensor]:
     """Loss and weight of every row, each (*rows)."""
-    loss, weight = _Rows.apply(*_tensors(problem), problem.terms)
+    loss, weight = _Rows.apply(*tensors_of(problem), problem.terms)
     shape = problem.logits.shape[:-1]
     return loss.view(shape), weight.view(shape)
 
 
+def total(problem: Rows) -> Tensor:
+    """The sum or mean over the rows."""
+    if cross_entropy_total.fits(problem):
+        return cross_entropy_total.total(problem)
+    return reduce_rows(*rows(problem), problem.terms)
+
+
 def rows_with_stats(problem: Rows) -> RowStats:
     """Loss, weight and statistics of every row."""
-    outputs = _RowsWithStats.apply(*_tensors(problem), problem.terms)
+    outputs = _RowsWithStats.apply(*tensors_of(problem), problem.terms)
     loss, lse, entropy, weight, prediction = (value.view(problem.logits.shape[:-1]) for value in outputs)
     return RowStats(
         loss=loss,
@@ -39,35 +49,13 @@ def rows_with_stats(problem: Rows) -> RowStats:
     )
 
 
-def _tensors(problem: Rows) -> tuple[Tensor | None, ...]:
-    return problem.logits, problem.target, problem.terms.weight, problem.terms.row_weight, problem.probabilities
-
-
-def _problem(tensors: tuple[Tensor, ...], terms: LossTerms) -> Rows:
-    logits, target, weight, row_weight, probabilities = tensors
-    return Rows(logits, target, replace(terms, weight=weight, row_weight=row_weight), probabilities)
-
-
-def _save(ctx: Any, problem: Rows, values: dict[str, Tensor]) -> None:
-    ctx.set_materialize_grads(False)
-    ctx.terms = replace(problem.terms, weight=None, row_weight=None)
-    ctx.save_for_backward(
-        *_tensors(problem), values["exact_lse"], values.get("entropy"), values.get("mass"), values["lse_low"]
-    )
-
-
-def _problem_of(ctx: Any) -> tuple[Rows, kernel.Saved]:
-    tensors = ctx.saved_tensors  # read once: activation checkpointing makes them again for it
-    return _problem(tensors[:5], ctx.terms), kernel.Saved(*tensors[5:])
-
-
 class _Rows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
         logits, target, _, _, probabilities, terms = inputs
         problem = Rows(logits, target, terms, probabilities)
         values = kernel.forward(problem, with_stats=False)
-        _save(ctx, problem, values)
+        save(ctx, problem, values)
         if not _needs_weight(ctx):
             ctx.mark_non_differentiable(values["weight"])
         return values["loss"], values["weight"]
@@ -77,7 +65,7 @@ class _Rows(torch.autograd.Function):
         if all(g is None for g in gradients):
             return (None,) * 6
         if not any(ctx.needs_input_grad[1:5]) and kernels_may_run(*gradients):
-            problem, saved = _problem_of(ctx)
+            problem, saved = problem_of(ctx)
             return kernel.gradient(problem, saved, gradients[0]), *(None,) * 5
         return *_of_reference(ctx, _rows_again, gradients), None
 
@@ -88,7 +76,7 @@ class _RowsWithStats(torch.autograd.Function):
         logits, target, _, _, probabilities, terms = inputs
         problem = Rows(logits, target, terms, probabilities)
         values = kernel.forward(problem, with_stats=True)
-        _save(ctx, problem, values)
+        save(ctx, problem, values)
         ctx.mark_non_differentiable(values["prediction"], *(() if _needs_weight(ctx) else (values["weight"],)))
         return tuple(values[name] for name in ("loss", "lse", "entropy", "weight", "prediction"))
 
@@ -97,7 +85,7 @@ class _RowsWithStats(torch.autograd.Function):
         if all(g is None for g in gradients):
             return (None,) * 6
         if not any(ctx.needs_input_grad[1:5]) and kernels_may_run(*gradients):
-            problem, saved = _problem_of(ctx)
+            problem, saved = problem_of(ctx)
             return kernel.gradient(problem, saved, *gradients[:3]), *(None,) * 5
         return *_of_reference(ctx, _stats_again, gradients[:4]), None
 
@@ -111,7 +99,7 @@ def _of_reference(
     ctx: Any, formula: Callable[[Rows], tuple[Tensor, ...]], upstream: tuple[Tensor | None, ...]
 ) -> tuple[Tensor | None, ...]:
     def of_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
-        return formula(_problem(tensors, ctx.terms))
+        return formula(with_tensors(tensors, ctx.terms))
 
     return reference_gradient(of_tensors, ctx.saved_tensors[:5], ctx.needs_input_grad[:5], upstream)
 

@@ -70,7 +70,7 @@ def note(operation: str, tensors: tuple[Tensor | SparseTarget, ...], terms: dict
         bound, width = terms.get("max_memory"), weight.shape[:-1].numel()
         bound = bound if isinstance(bound, int) else None
         rows = input.shape[:-1].numel()
-        return str(plan(rows, width, input.element_size(), bound, recomputable=weight.ndim == 2))
+        return str(plan(rows, width, input.element_size(), bound, tuple(weight.shape[1:-1])))
     if operation == "linear_cross_entropy":
         return ""
     dim = terms.get("dim")

@@ -7,7 +7,8 @@ and `xent::cross_entropy_gradient`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ def rows(problem: Rows) -> tuple[Tensor, Tensor]:
     """Loss and weight of every row, each (*rows)."""
     shape = problem.logits.shape[:-1]
     loss, weight, *_ = _Rows.apply(*_tensors(problem), problem.terms, False)
-    return loss.view(shape), weight.view(shape)
+    return (loss, weight) if len(shape) == 1 else (loss.view(shape), weight.view(shape))
 
 
 def rows_with_stats(problem: Rows) -> RowStats:
@@ -50,7 +51,7 @@ def _tensors(problem: Rows) -> tuple[Tensor | None, ...]:
 
 def _problem(tensors: tuple[Any, ...], terms: LossTerms) -> Rows:
     logits, target, probabilities, weight, row_weight = tensors
-    return Rows(logits, target, replace(terms, weight=weight, row_weight=row_weight), probabilities)
+    return Rows(logits, target, terms.with_weights(weight, row_weight), probabilities)
 
 
 class _Rows(torch.autograd.Function):
@@ -58,13 +59,17 @@ class _Rows(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
         terms, with_stats = inputs[-2:]
         tensors = inputs[:5]
-        run = _forward_in_a_graph if torch.compiler.is_compiling() else _forward
-        loss, weight, largest, logsum, mass, lse, entropy, prediction = run(*tensors, *flat(terms), with_stats)
+        if torch.compiler.is_compiling():
+            found = _forward_in_a_graph(*tensors, *flat(terms), with_stats)
+        else:
+            found = _values(Rows(inputs[0], inputs[1], terms, inputs[2]), with_stats)
+        loss, weight, largest, logsum, mass, lse, entropy, prediction = found
         ctx.set_materialize_grads(False)
-        ctx.terms, ctx.with_stats = replace(terms, weight=None, row_weight=None), with_stats
+        ctx.terms, ctx.with_stats = terms.with_weights(None, None), with_stats
         ctx.save_for_backward(*tensors, largest, logsum, mass, entropy)
         weighed = ctx.needs_input_grad[3] or ctx.needs_input_grad[4]
-        ctx.mark_non_differentiable(prediction, *(() if weighed else (weight,)))
+        fixed = (prediction, *(() if weighed else (weight,)))
+        ctx.mark_non_differentiable(*(value for value in fixed if value is not None))
         return loss, weight, lse, entropy, prediction
 
     @staticmethod
@@ -79,7 +84,7 @@ class _Rows(torch.autograd.Function):
             made = _gradient_in_a_graph(*saved[:5], *flat(ctx.terms), *saved[5:], g_loss, g_lse, g_entropy)
             return made, *(None,) * 6
         if not any(ctx.needs_input_grad[1:5]) and kernels_may_run(*gradients):
-            return _gradient(*saved[:5], *flat(ctx.terms), *saved[5:], g_loss, g_lse, g_entropy), *(None,) * 6
+            return _made(_problem(saved[:5], ctx.terms), saved[5:], (g_loss, g_lse, g_entropy)), *(None,) * 6
         return *_of_reference(ctx, saved[:5], gradients[:4]), None, None
 
 
@@ -108,24 +113,32 @@ def _given(inputs: tuple[Any, ...]) -> Rows:
     return Rows(logits, target, terms_of(weight, row_weight, *numbers), probabilities)
 
 
-def _forward(*inputs: Any) -> tuple[Tensor, ...]:
-    from xent.backends.triton import cross_entropy as kernel
+@cache
+def _kernels() -> tuple[ModuleType, ModuleType]:
+    """Forward and gradient, imported where they are first needed, with triton."""
+    from xent.backends.triton import cross_entropy, cross_entropy_gradient
 
-    return tuple(vars(kernel.forward(_given(inputs[:10]), inputs[10])).values())
+    return cross_entropy, cross_entropy_gradient
+
+
+def _values(problem: Rows, with_stats: bool) -> tuple[Any, ...]:
+    return tuple(vars(_kernels()[0].forward(problem, with_stats)).values())
+
+
+def _made(problem: Rows, saved: tuple[Any, ...], upstream: tuple[Tensor | None, ...]) -> Tensor:
+    forward, backward = _kernels()
+    return backward.gradient(problem, forward.Saved(*saved), backward.Upstream(*upstream))
 
 
 def _checked_forward(*inputs: Any) -> tuple[Tensor, ...]:
     """In a graph the door, `xent.problem`, is only traced: what it does to targets out of range is done here."""
     problem = _given(inputs[:10])
     check_range_of(problem)
-    return _forward(*inputs)
+    return _kernels()[0].forward(problem, inputs[10]).as_tensors()
 
 
 def _gradient(*inputs: Any) -> Tensor:
-    from xent.backends.triton.cross_entropy import Saved
-    from xent.backends.triton.cross_entropy_gradient import Upstream, gradient
-
-    return gradient(_given(inputs[:10]), Saved(*inputs[10:14]), Upstream(*inputs[14:]))
+    return _made(_given(inputs[:10]), inputs[10:14], inputs[14:])
 
 
 _forward_in_a_graph = torch.library.custom_op(

@@ -73,14 +73,15 @@ def _tensors(problem: HeadRows) -> tuple[Tensor | None, ...]:
 
 def _with_tensors(problem: HeadRows, tensors: Sequence[Any]) -> HeadRows:
     hidden, weight, bias, target, class_weight, probabilities = tensors
-    terms = replace(problem.terms, weight=class_weight)
-    return replace(
-        problem, hidden=hidden, weight=weight, bias=bias, target=target, terms=terms, probabilities=probabilities
-    )
+    terms = problem.terms.with_weights(class_weight, problem.terms.row_weight)
+    cut = problem.max_memory, probabilities, problem.gradient_filter
+    return HeadRows(hidden, weight, bias, problem.extra_shape, target, terms, *cut)
 
 
 def _without_row_weight(problem: HeadRows) -> HeadRows:
-    return replace(problem, terms=replace(problem.terms, row_weight=None))
+    layer, cut = (problem.hidden, problem.weight, problem.bias), (problem.max_memory, problem.probabilities)
+    terms = problem.terms.with_weights(problem.terms.weight, None)
+    return HeadRows(*layer, problem.extra_shape, problem.target, terms, *cut, problem.gradient_filter)
 
 
 def _weighed(problem: HeadRows, value: Tensor) -> Tensor:

@@ -42,7 +42,8 @@ class _Logprobs(torch.autograd.Function):
         ctx.saved = scores.values.saved
         ctx.problem = replace(with_tensors(problem, (None, None, None)), target=None)
         ctx.save_for_backward(*tensors_of(problem), problem.target, scores.index)
-        entropy = scores.values.entropy if with_entropy else torch.zeros_like(scores.values.loss)
+        entropy = scores.values.entropy
+        entropy = torch.zeros_like(scores.values.loss) if entropy is None else entropy
         return scores.log_p, entropy, scores.index
 
     @staticmethod
