@@ -38,7 +38,10 @@ def test_memory_that_is_freed_inside_the_call_counts() -> None:
 def test_a_probe_over_its_limit_leaves_a_bound(first_call_ends: bool) -> None:
     said = ["{}", *(['{"seconds": 5}'] if first_call_ends else [])]
     code = f"import time; print(*{said}, sep=chr(10), flush=True); time.sleep(60)"
-    with tempfile.TemporaryFile("w+") as file, subprocess.Popen([sys.executable, "-c", code], stdout=file) as process:
+    with (
+        tempfile.TemporaryFile("w+") as file,
+        subprocess.Popen([sys.executable, "-c", code], stdout=file, text=True) as process,
+    ):
         found = Probe("linear", "", "", 1, True, 0.5)._stopped(process, file)
         process.kill()
     assert found is not None

@@ -215,13 +215,22 @@ class _Contest:
             before, new = self._before.get(name, {}), records.get(name)
             asked = not self.run.settings.only_with or name in self.run.settings.only_with
             if new is None or ("median_ms" in before and not asked):
-                joined[name] = before or {"note": "not measured"}
+                joined[name] = self._beside_before(name) or {"note": "not measured"}
             else:
                 dropped = _TIMES if self.run.settings.time else ("note", "at_least_ms")
                 timed = "median_ms" in before and not self.run.settings.time
                 kept = {key: value for key, value in before.items() if key not in dropped}
                 joined[name] = {**kept, **({k: v for k, v in new.items() if k not in _TIMES} if timed else new)}
         return joined
+
+    def _beside_before(self, name: str) -> dict[str, Any]:
+        """A record that stays, with whom it was measured beside: of a run of all, everyone."""
+        record = self._before.get(name, {})
+        if "median_ms" not in record or "beside" in record:
+            return record
+        others = [other for other in self.run.question.beside if other != name]
+        medians = {other: self._before[other]["median_ms"] for other in others if "median_ms" in self._before[other]}
+        return {**record, "beside": medians}
 
     def _enter(self, records: dict[str, dict[str, Any]], timings: dict[str, Timing]) -> None:
         """Times, and ratios to the baseline: by way of xent where only that was measured beside both."""
