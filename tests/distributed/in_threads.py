@@ -28,8 +28,9 @@ class ThreadRanks:
         self._barrier.wait(PATIENCE)
         return found
 
-    def gather(self, message: torch.Tensor) -> Pending:
+    def gather(self, message: torch.Tensor, into: torch.Tensor | None = None) -> Pending:
         found = torch.stack(self._all("gather", message))
+        found = found if into is None else into.copy_(found)
         return Pending(lambda: None, found)
 
     def add(self, tensor: torch.Tensor) -> Pending:
