@@ -225,7 +225,7 @@ def test_the_messages_are_those_that_the_docstrings_say(dtype, target, stats):
         states = ("gather", 8 + rows * bytes_of_row(dtype, target, stats, plain))
         if "softcap" in options and target == "indices" and dtype == torch.bfloat16:
             states = ("gather", states[1] + 2 * rows)  # a capped logit is no number of bfloat16
-        sum_ = ("add", (8 if dtype == torch.float64 else 4) * (4 * rows + 1))
+        sum_ = ("add", dtype.itemsize * (4 * rows + 1))
         expected.append([HEADER, states, HEADER, states, sum_])
     for found in on_ranks(2, work):
         assert found == expected, found
