@@ -41,16 +41,16 @@ class Setting:
         return 3 * ring(4 * self.rows, self.tensor_ranks)
 
     def backward_bytes(self):
-        """The sum of the gradient of the hidden states, float32, with one number for failures."""
-        return ring(4 * (self.rows * self.features + 1), self.tensor_ranks)
+        """The sum of the gradient of the hidden states, in their dtype, with one number for failures."""
+        return ring(self.item * (self.rows * self.features + 1), self.tensor_ranks)
 
     def memory(self):
-        """Weight, its gradient (float32), hidden states and their gradient (float32), and one chunk of logits."""
+        """Weight, its gradient (float32), hidden states and their gradient, and one chunk of logits."""
         shard = self.classes // self.tensor_ranks * self.features
         inputs = (shard + self.rows * self.features) * self.item
         chunk = max(64 * MIB, 2 * inputs // 10)
         whole = self.rows * (self.classes // self.tensor_ranks) * self.item
-        return inputs + 4 * shard + 4 * self.rows * self.features + min(chunk, whole)
+        return inputs + 4 * shard + self.item * self.rows * self.features + min(chunk, whole)
 
     def compute_seconds(self):
         whole = self.rows * (self.classes // self.tensor_ranks) * self.item

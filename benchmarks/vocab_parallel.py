@@ -7,8 +7,8 @@
 # the logits of a rank, --case linear with hidden states and a rank's rows of the weight. Bytes are those that each
 # process wrote to its sockets (wchar of /proc/self/io, so they include every header of gloo), collectives are what
 # torch.distributed was asked for, as torch's profiler saw them. Memory is the rise of the resident high-water mark in
-# one call ("peak"), and the rise of the resident memory between forward and backward ("held"). Times are medians over
-# rounds in which the contestants take turns; a round's time is that of the slower rank.
+# one call ("peak", the median of five), and the rise of the resident memory between forward and backward ("held").
+# Times are medians over rounds in which the contestants take turns; a round's time is that of the slower rank.
 import argparse
 import contextlib
 import ctypes
@@ -174,6 +174,16 @@ def collectives_of(call):
     return sum(event.count for event in profile.key_averages() if event.key.startswith("c10d::"))
 
 
+def peak_of(step):
+    """The median of five calls: some ten pages come and go with Python's own memory. One more comes before them."""
+    peaks = []
+    for _ in range(6):
+        dist.barrier()
+        peaks.append(peak_extra_bytes(step) or 0)
+    dist.barrier()
+    return statistics.median(peaks[1:])
+
+
 def measured(rank, size, options, store, results):
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
@@ -192,8 +202,7 @@ def measured(rank, size, options, store, results):
         call.step()
         found[name]["bytes"] = written() - before
         dist.barrier()
-        found[name]["peak_bytes"] = peak_extra_bytes(call.step)
-        dist.barrier()
+        found[name]["peak_bytes"] = peak_of(call.step)
         found[name]["held_bytes"] = call.held()
         dist.barrier()
     for _ in range(options.rounds):
@@ -228,7 +237,7 @@ def main():
         rows[name] = {
             "collectives": ranks[0][name]["collectives"],
             "bytes": max(rank[name]["bytes"] for rank in ranks),
-            "peak_mib": max(rank[name]["peak_bytes"] or 0 for rank in ranks) / MIB,
+            "peak_mib": max(rank[name]["peak_bytes"] for rank in ranks) / MIB,
             "held_mib": max(rank[name]["held_bytes"] for rank in ranks) / MIB,
             "seconds": statistics.median(worst),
             "rounds": worst,
@@ -271,15 +280,15 @@ def show(rows, options):
         f"forward and backward; the gradients alone take {numbers * size / MIB:.0f} MiB\n"
     )
     columns = ("collectives", "bytes sent", "peak MiB", "held MiB", "ms")
-    print(f"{'':>20}" + "".join(f"{column:>17}" for column in columns) + f"{'loss':>12}")
+    print(f"{'':>20}" + "".join(f"{column:>18}" for column in columns) + f"{'loss':>12}")
     for name, row in rows.items():
         numbers = (row["collectives"], row["bytes"], row["peak_mib"], row["held_mib"], 1e3 * row["seconds"])
         base = (ours["collectives"], ours["bytes"], ours["peak_mib"], ours["held_mib"], 1e3 * ours["seconds"])
         cells = [
-            f"{n:,.{0 if isinstance(n, int) else 1}f}" + (f" ({n / b:.2f}×)" if row is not ours and b else "")
-            for n, b in zip(numbers, base, strict=True)
+            f"{n:,.{digits}f}" + (f" ({n / b:.2f}×)" if row is not ours and b else "")
+            for n, b, digits in zip(numbers, base, (0, 0, 2, 1, 1), strict=True)
         ]
-        print(f"{name:>20}" + "".join(f"{cell:>17}" for cell in cells) + f"{row['loss']:>12.6f}")
+        print(f"{name:>20}" + "".join(f"{cell:>18}" for cell in cells) + f"{row['loss']:>12.6f}")
 
 
 if __name__ == "__main__":

@@ -28,13 +28,17 @@ class ThreadRanks:
         self._barrier.wait(PATIENCE)
         return found
 
-    def gather(self, message: torch.Tensor) -> Pending:
+    def gather(self, message: torch.Tensor, into: torch.Tensor | None = None) -> Pending:
         found = torch.stack(self._all("gather", message))
+        found = found if into is None else into.copy_(found)
         return Pending(lambda: None, found)
 
     def add(self, tensor: torch.Tensor) -> Pending:
         found = self._all("add", tensor)
-        tensor.copy_(torch.stack(found).sum(0))
+        total = found[0]
+        for part in found[1:]:  # each sum rounded to the dtype, as a ring does
+            total = total + part
+        tensor.copy_(total)
         return Pending(lambda: None, tensor)
 
 

@@ -67,6 +67,66 @@ def test_values_are_those_of_one_process(name, dtype, backend):
         torch.testing.assert_close(rows.entropy.double(), true_rows.entropy.detach(), **close)
 
 
+def plain_rows(logits, target, backends=("auto",) * 3, **options):
+    """Loss and gradient of three ranks as training calls them: without statistics."""
+
+    def work(ranks: ThreadRanks):
+        part = logits[..., CUTS[ranks.rank] : CUTS[ranks.rank + 1]].clone().requires_grad_()
+        with xent.backend(backends[ranks.rank]):
+            loss = vocab_parallel_cross_entropy(part, target, group=ranks, dim=-1, **options)
+        loss.sum().backward()
+        return loss.detach(), part.grad, ranks.sent
+
+    results = on_ranks(3, work)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    assert all(torch.equal(result[0].nan_to_num(7.0), results[0][0].nan_to_num(7.0)) for result in results)
+    return results[0][0], torch.cat([result[1] for result in results], -1), results[0][2]
+
+
+WAYS = {"kernels": ("auto",) * 3, "formula": ("reference",) * 3, "both": ("auto", "auto", "reference")}
+
+
+@pytest.mark.parametrize("options", [{}, {"softcap": 5.0, "logit_scale": 0.5}, {"z_loss": 0.1}], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("way", WAYS)
+def test_plain_rows_have_the_values_of_one_process(way, dtype, options):
+    """By kernels that merge as well, by torch, and where a rank can only do the latter, which all then do.
+
+    float32: an ulp of the loss, and of a capped logit, up to 5, where a kernel bends it; a gradient is a difference of
+    numbers up to 1. Half gradients are rounded once.
+    """
+    numbers = torch.tensor([numbers for numbers, _ in ROWS.values()], dtype=dtype)
+    target = torch.tensor([index for _, index in ROWS.values()])
+    loss, gradient, sent = plain_rows(numbers, target, WAYS[way], reduction="none", **options)
+    whole = numbers.double().requires_grad_()
+    true = xent.cross_entropy(whole, target, reduction="none", **options)
+    true.sum().backward()
+    atol = 6e-7 if "softcap" in options else 1e-7
+    torch.testing.assert_close(loss.double(), true.detach(), rtol=4e-7, atol=atol, equal_nan=True)
+    finite = torch.tensor([name not in ("nothing but masks", "not a number", "infinite", "ignored") for name in ROWS])
+    assert bool(gradient[finite].isfinite().all())
+    assert not bool(gradient[-1].any())  # ignored
+    unit = torch.finfo(dtype).eps
+    torch.testing.assert_close(gradient[finite].double(), whole.grad[finite], rtol=unit, atol=3e-7)
+    row = 8 if dtype != torch.float32 and "softcap" not in options else 10
+    assert sent == [("gather", 72), ("gather", 8 + row * 9)]
+
+
+def test_the_ways_of_plain_rows_send_the_same():
+    """Rows and classes in several dimensions and strides; a rank must not care which way another takes."""
+    logits = torch.randn(4, 5, 3).transpose(0, 2) * 4
+    target = torch.randint(5, (3, 4)).masked_fill(torch.rand(3, 4) < 0.2, -100)
+    logits = logits.transpose(1, 2)
+    found = {way: plain_rows(logits, target, backends) for way, backends in WAYS.items()}
+    loss, gradient, _ = found["formula"]
+    for other in ("kernels", "both"):
+        torch.testing.assert_close(found[other][0], loss, rtol=2e-7, atol=0)
+        torch.testing.assert_close(found[other][1], gradient, rtol=1e-6, atol=1e-8)
+    assert torch.equal(found["both"][0], loss)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_common_offset_costs_no_digit(dtype):
     logits = (torch.randn(6, 5) * 2 + 1e4).to(dtype)
@@ -165,7 +225,7 @@ def test_the_messages_are_those_that_the_docstrings_say(dtype, target, stats):
         states = ("gather", 8 + rows * bytes_of_row(dtype, target, stats, plain))
         if "softcap" in options and target == "indices" and dtype == torch.bfloat16:
             states = ("gather", states[1] + 2 * rows)  # a capped logit is no number of bfloat16
-        sum_ = ("add", (8 if dtype == torch.float64 else 4) * (4 * rows + 1))
+        sum_ = ("add", dtype.itemsize * (4 * rows + 1))
         expected.append([HEADER, states, HEADER, states, sum_])
     for found in on_ranks(2, work):
         assert found == expected, found

@@ -71,6 +71,16 @@ def test_the_linear_loss_keeps_to_its_bound(dtype: str, bound: int, target: str)
     assert peak(LINEAR, dtype, bound, target) <= gradients + sent + (bound or 64 * MIB) + 8 * MIB
 
 
+PLAIN = LOGITS.replace("label_smoothing=0.1, z_loss=1e-4", "z_loss=1e-4")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_plain_loss_of_logits_takes_its_gradient_and_few_bytes_a_row(dtype: str) -> None:
+    """At most 48 bytes a row are there at a time; 32 pages come and go with Python. With a tensor a step, 300."""
+    gradient = ROWS * CLASSES * (4 if dtype == "float32" else 2)
+    assert peak(PLAIN, dtype, 0, "hard") <= gradient + 48 * ROWS + 32 * 4096
+
+
 @pytest.mark.parametrize("target", ["hard", "soft"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_loss_of_logits_takes_its_gradient_and_no_copy(dtype: str, target: str) -> None:

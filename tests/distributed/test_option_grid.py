@@ -150,7 +150,7 @@ def test_linear_cross_entropy(chosen):
 
         got = joined(problem, on_ranks(size, work), {"grad.linear_weight": 0, "grad.linear_bias": 0})
         assert got["grad.hidden"].dtype == problem.dtype
-        # in half dtypes each rank rounds its part of a product once before they are summed in float32
+        # in half dtypes each rank rounds its part of a product once, and they are summed in that dtype
         assert_within_budget(truth, got, plain, unit)
 
 

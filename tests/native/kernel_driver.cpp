@@ -7,6 +7,7 @@
 #include "cpu_choice.h"
 #include "kernel_buffers.h"
 #include "kernel_truth.h"
+#include "shard_truth.h"
 
 namespace {
 
@@ -90,7 +91,8 @@ void memory(const KernelTable& k, int thinning) {
 int main(int num_arguments, char** arguments) {
   std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ);  // what was found before somebody loses patience
   const int thinning = num_arguments > 1 ? std::atoi(arguments[1]) : 1;
-  int failures = 0;
+  int failures = check_shard_rows();
+  std::printf("shards: memory clean, %s\n", failures == 0 ? "values within their bounds" : "VALUES WRONG");
   for (const auto& isa : supported_isas()) {
     const KernelTable& k = kernels_for(isa);
     memory(k, thinning);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -158,3 +159,35 @@ def test_random_arguments_never_crash() -> None:
         except (TypeError, ValueError, RuntimeError, BufferError):
             refused += 1
     assert 0 < refused < 4000
+
+
+ROW_SUMS = (torch.zeros(4), torch.zeros(4).double(), torch.zeros(4).double())
+MESSAGE = torch.zeros(8 + 4 * 10, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda rows: k.ShardRows(X.double(), Y, 0, -100, 0.0, 1.0), TypeError),
+        (lambda rows: k.ShardRows(X, Y[:2], 0, -100, 0.0, 1.0), ValueError),
+        (lambda rows: k.ShardRows(X, Y.int(), 0, -100, 0.0, 1.0), TypeError),
+        (lambda rows: rows.encode(*ROW_SUMS, MESSAGE[:-1], 1), ValueError),
+        (lambda rows: rows.encode(*ROW_SUMS, MESSAGE.to(torch.int8), 1), TypeError),
+        (lambda rows: rows.encode(None, None, None, MESSAGE, 1), ValueError),
+        (lambda rows: rows.encode(ROW_SUMS[0], None, None, MESSAGE, 1), ValueError),
+        (lambda rows: rows.encode(ROW_SUMS[0][:3], *ROW_SUMS[1:], MESSAGE, 1), ValueError),
+        (lambda rows: rows.merge(MESSAGE.view(1, -1), [0, 5, 9], 0.0, *ROW_SUMS[:2], 1), ValueError),
+        (lambda rows: rows.merge(MESSAGE, [0, 5], 0.0, *ROW_SUMS[:2], 1), ValueError),
+        (lambda rows: rows.merge(MESSAGE.view(2, -1), [0, 5, 9], 0.0, *ROW_SUMS[:2], 1), ValueError),
+        (
+            lambda rows: rows.merge(MESSAGE.view(1, -1), [0, 5], 0.0, ROW_SUMS[0][:1].expand(4), ROW_SUMS[1], 1),
+            ValueError,
+        ),
+        (lambda rows: rows.merge(MESSAGE.view(1, -1), [0, 5], 0.0, *ROW_SUMS[:2], 0), ValueError),
+        (lambda rows: rows.put_target_gradients(ROW_SUMS[1], ROW_SUMS[0], None, GRADIENT[:, :3], 1), ValueError),
+        (lambda rows: rows.put_target_gradients(ROW_SUMS[0], ROW_SUMS[0], None, GRADIENT, 1), TypeError),
+    ],
+)
+def test_a_wrong_shard_raises(call: Callable[[k.ShardRows], object], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        call(k.ShardRows(X, Y, 0, -100, 0.0, 1.0))

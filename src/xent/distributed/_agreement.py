@@ -6,6 +6,7 @@ begin, and a call that can't succeed raises on all of them, with the cause.
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,7 +20,8 @@ from xent.errors import DtypeError, OptionError, ShapeError, XentError
 from xent.problem import check_target_range
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_FIELDS = ("failed", "width", "rows", "form", "entries", "dtype", "options", "target", "mass")
+_FAILED, _MADE, _MADE_PLAIN = 1, 0, 2  # the first number
+_FIELDS = ("word", "width", "rows", "form", "entries", "dtype", "options", "target", "mass")
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +31,12 @@ class Part:
     Attributes:
         shard: the rank's part, as if it began at class 0.
         options: every other option that must be the same on all ranks.
+        is_plain: whether this rank can take the rows as `_plain_rows` does.
     """
 
     shard: Shard
     options: tuple[object, ...] = ()
+    is_plain: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +46,12 @@ class Agreement:
     Attributes:
         starts: the first class of each rank, and at the end V.
         masses: ε / V · Σ_c w_c of each rank, float64.
+        is_plain: whether every rank can take the rows as `_plain_rows` does: two ways of merging could differ in a bit.
     """
 
     starts: list[int]
     masses: Tensor
+    is_plain: bool = False
 
 
 class Agreeing:
@@ -66,9 +72,11 @@ class Agreeing:
         Raises:
             XentError: a rank failed, or the ranks do not fit each other; on every rank.
         """
-        headers = self._pending.wait().cpu()
-        raise_together(self.ranks, self.failure, headers[:, 0])
-        told: list[dict[str, int]] = [dict(zip(_FIELDS, numbers, strict=True)) for numbers in headers.tolist()]
+        headers = self._pending.wait()
+        numbers_of = headers.tolist()
+        if any(numbers[0] == _FAILED for numbers in numbers_of):
+            raise_together(self.ranks, self.failure, headers[:, 0] == _FAILED)
+        told: list[dict[str, int]] = [dict(zip(_FIELDS, numbers, strict=True)) for numbers in numbers_of]
         _check_equal(told)
         if self.part is None:
             raise RuntimeError("a rank without a part did not say that it failed")
@@ -80,13 +88,15 @@ class Agreeing:
         shard = replace(shard, start=starts[self.ranks.rank], total=starts[-1])
         if not shard.is_dense:
             check_target_range(shard.target, starts[-1], shard.terms.ignore_index, may_wait=True)
-        sums = headers[:, _FIELDS.index("mass")].contiguous().view(torch.float64)
-        return shard, Agreement(starts, sums * (shard.terms.label_smoothing / shard.total))
+        share = shard.terms.label_smoothing / shard.total
+        masses = torch.tensor([_as_float(numbers["mass"]) * share for numbers in told], dtype=torch.float64)
+        is_plain = all(numbers["word"] == _MADE_PLAIN for numbers in told)
+        return shard, Agreement(starts, masses, is_plain)
 
 
 def _header(part: Part | None) -> list[int]:
     if part is None:
-        return [1] + [0] * (len(_FIELDS) - 1)
+        return [_FAILED] + [0] * (len(_FIELDS) - 1)
     shard, terms = part.shard, part.shard.terms
     options = (
         terms.ignore_index, terms.label_smoothing, terms.z_loss, terms.softcap, terms.logit_scale, terms.reduction,
@@ -95,7 +105,7 @@ def _header(part: Part | None) -> list[int]:
     weight = shard.class_weight()
     total = float(shard.width) if weight is None else float(weight.detach().sum(dtype=torch.float64))
     return [
-        0,
+        _MADE_PLAIN if part.is_plain else _MADE,
         shard.width,
         shard.row_shape.numel(),
         0 if shard.is_hard else (1 if shard.is_dense else 2),
@@ -103,15 +113,25 @@ def _header(part: Part | None) -> list[int]:
         _DTYPES.index(shard.logits.dtype) if shard.logits.dtype in _DTYPES else len(_DTYPES),
         zlib.crc32(repr(options).encode()),
         0 if shard.is_dense else _digest(shard.target),
-        int(torch.tensor(total, dtype=torch.float64).view(torch.int64)),
+        _as_int(total),
     ]
+
+
+def _as_int(number: float) -> int:
+    """The bits of a float64."""
+    return struct.unpack("q", struct.pack("d", number))[0]
+
+
+def _as_float(bits: int) -> float:
+    return struct.unpack("d", struct.pack("q", bits))[0]
 
 
 def _digest(target: Tensor) -> int:
     """A number that another order, or another target, changes."""
-    flat = target.reshape(-1)
-    factor = torch.arange(flat.numel(), device=flat.device) * 2654435761 + 1
-    return int((flat * factor).sum())
+    flat = target.detach().reshape(-1)
+    if flat.device.type == "cpu":
+        return zlib.crc32(flat.contiguous().numpy())  # pyright: ignore[reportArgumentType]  (numpy's stubs lack it)
+    return int((flat * torch.arange(1, 2654435761 * flat.numel() + 1, 2654435761, device=flat.device)).sum())
 
 
 _QUESTIONS: dict[str, tuple[type[XentError], str, str, str]] = {

@@ -31,7 +31,7 @@ _SHARE_OF_BLOCKS = 4  # a quarter of the memory for the blocks that are widened
 
 @dataclass(eq=False)
 class HeadGradients:
-    """Gradients; of the hidden states those of the counted rows (M, D) in float32 or wider, with one number more.
+    """Gradients; of the hidden states those of the counted rows (M, D), with one number more.
 
     Attributes:
         hidden: (M·D + 1,): what is summed over the ranks, and at its end how many of them failed.

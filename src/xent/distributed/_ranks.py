@@ -18,8 +18,8 @@ class Ranks(Protocol):
     rank: int
     size: int
 
-    def gather(self, message: Tensor) -> Pending:
-        """Begin to collect a message (n,) of every rank, in the order of the ranks: (size, n)."""
+    def gather(self, message: Tensor, into: Tensor | None = None) -> Pending:
+        """Begin to collect a message (n,) of every rank, in the order of the ranks: (size, n), or `into` such."""
         ...
 
     def add(self, tensor: Tensor) -> Pending:
@@ -49,9 +49,9 @@ class GroupRanks:
     def __init__(self, group: dist.ProcessGroup) -> None:
         self.group, self.rank, self.size = group, dist.get_rank(group), dist.get_world_size(group)
 
-    def gather(self, message: Tensor) -> Pending:
+    def gather(self, message: Tensor, into: Tensor | None = None) -> Pending:
         """Collect a message of every rank."""
-        whole = message.new_empty(self.size * message.numel())
+        whole = message.new_empty(self.size * message.numel()) if into is None else into.view(-1)
         gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
         begin = _explained(self, lambda: gather(whole, message, group=self.group, async_op=True))
         return Pending(_explained_wait(self, begin), whole.view(self.size, -1))

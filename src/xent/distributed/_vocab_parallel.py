@@ -8,6 +8,7 @@ from torch import Tensor
 from xent.distributed import _shard_formula, _shard_kernels
 from xent.distributed._agreement import Agreeing, Part
 from xent.distributed._exchange import CrossEntropyRows, Exchange, shard_file
+from xent.distributed._plain_rows import PlainRows, is_plain
 from xent.distributed._ranks import Ranks, ranks_of
 from xent.distributed._shard import Shard
 from xent.problem import LogitsLayout, canonical_target, check_floating, class_dim, drop_last
@@ -135,13 +136,20 @@ def part_of(
     layout = LogitsLayout(tuple(local_logits.shape), where, local_logits.device, is_shard=True)
     indices, probabilities, terms = canonical_target(layout, target, terms, shift)
     logits = drop_last(local_logits.movedim(where, -1), shift, dim=-2)
-    return Part(Shard(logits, indices, probabilities, terms, 0, layout.num_classes, stats), (shift,))
+    shard = Shard(logits, indices, probabilities, terms, 0, layout.num_classes, stats)
+    return Part(shard, (shift,), is_plain(shard))
 
 
 def rows_over_classes(ranks: Ranks, local_logits: Tensor, part: Callable[[], Part]) -> CrossEntropyRows:
     """Every row of logits whose classes are spread over the ranks."""
     device = local_logits.device if isinstance(local_logits, Tensor) else torch.device("cpu")
-    shard, agreement = Agreeing(ranks, device, part).finish()
+    agreeing = Agreeing(ranks, device, part)
+    plain = PlainRows(agreeing.part.shard, ranks) if agreeing.part is not None and agreeing.part.is_plain else None
+    if plain is not None:
+        plain.begin()  # while the others answer
+    shard, agreement = agreeing.finish()
+    if plain is not None and agreement.is_plain:
+        return plain.finish(shard, agreement)
     exchange = Exchange(ranks, shard, agreement)
     file = _shard_kernels if shard_file(shard) == "kernels" else _shard_formula
     return exchange.weighed(exchange.merged(lambda: file.state_of(shard).at(exchange.kept)))

@@ -68,8 +68,8 @@ def vocab_parallel_linear_cross_entropy(
         normalizer: replaces the denominator of the mean.
         dim: dimension of the features in `hidden`, the last when None.
         shift: score position t against the target at t + shift.
-        max_memory: bound, in bytes, of this rank's memory beyond inputs, gradients and, of half `hidden`, the float32
-            sum of its gradient that is sent; the larger of 64 MiB and a tenth of inputs and gradients when None.
+        max_memory: bound, in bytes, of this rank's memory beyond inputs, gradients and, of half `hidden`, a float32
+            sum of its gradient; the larger of 64 MiB and a tenth of inputs and gradients when None.
         stats: also return per-row statistics.
 
     Returns:
@@ -85,8 +85,9 @@ def vocab_parallel_linear_cross_entropy(
     Cost:
         The logits of a rank are made a few rows at a time; three products if they fit `max_memory` at once, else four.
         Forward the two collectives of `vocab_parallel_cross_entropy`, the first while the first logits are made;
-        backward one all-reduce of 4 bytes for each number of the counted hidden states (8 in float64), while the
-        weight's last product is made; half gradients are summed in float32. None if `hidden` requires no gradient.
+        backward one all-reduce of the gradient of the counted hidden states in their dtype, while the weight's last
+        product is made. Each rank rounds its part of a half gradient once; how parts of many ranks are added is up to
+        the group's backend. None if `hidden` requires no gradient.
 
     Errors:
         Raised on every rank of the group, with the number of the rank that failed and its cause; in the backward pass
@@ -224,7 +225,8 @@ def _gradients(
     needs_hidden, needs_weight, needs_bias = needed[:3]
     exact, weight = accumulator(rows.weight.dtype), rows.weight
     if needs_hidden:
-        room.hidden = torch.zeros(rows.hidden.numel() + 1, dtype=exact, device=weight.device)
+        dtype = exact if rows.cut.tile else weight.dtype  # rounded once on each rank, when it is whole
+        room.hidden = torch.zeros(rows.hidden.numel() + 1, dtype=dtype, device=weight.device)
     failure, pending, left = None, None, len(rows) * len(weight)
     try:
         if needs_weight:
@@ -236,15 +238,17 @@ def _gradients(
             _add_to_hidden(room, rows, gradient, some, classes)
             left -= gradient.numel()
             if room.hidden is not None and left == 0 and pending is None:
+                room.hidden = room.hidden.to(weight.dtype)
                 pending = ranks.add(room.hidden)
             _add_to_head(room, rows, gradient, some, classes)
     except Exception as error:  # the others are on their way to the sum
         if room.hidden is None or pending is not None:
             raise
         failure = error
-    if room.hidden is not None:
-        _wait_for_sum(ranks, room.hidden, pending, failure)
     dtype = weight.dtype
+    if room.hidden is not None:
+        room.hidden = room.hidden.to(dtype)
+        _wait_for_sum(ranks, room.hidden, pending, failure)
     return HeadGradients(
         room.hidden,
         None if room.weight is None else room.weight.to(dtype),

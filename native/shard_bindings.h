@@ -1,0 +1,6 @@
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+// ShardRows, of the module.
+void add_shard_rows(nanobind::module_& m);

@@ -1,0 +1,7 @@
+#pragma once
+
+namespace driver {
+
+int check_shard_rows();  // prints what exceeds its bound and returns how often
+
+}  // namespace driver
