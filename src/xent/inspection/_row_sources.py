@@ -142,8 +142,12 @@ def _function_sources() -> dict[tuple[Any, int], Source]:
 
 
 def _cross_entropy_total(fold: Fold, edge: Edge) -> Tensor:
-    reduction = edge.node.terms.reduction
-    return _cross_entropy_leaf(fold, edge, reduction).sum() / (1.0 if reduction == "sum" else edge.node.denominator)
+    terms, denominator = edge.node.terms, edge.node.denominator
+    if terms.normalizer is None:
+        values = _cross_entropy_leaf(fold, edge, terms.reduction).sum()
+        return values if terms.reduction == "sum" else values / denominator
+    fold.divisors.append(denominator)
+    return _cross_entropy_leaf(fold, edge).sum() / denominator
 
 
 def _cross_entropy(fold: Fold, edge: Edge) -> Tensor:
