@@ -6,14 +6,18 @@
 
 #include <utility>
 
-#include "binding_arrays.h"
+#include "arrays.h"
+#include "cpu_choice.h"
 #include "huge_pages.h"
 #include "row_sum.h"
 #include "shard_bindings.h"
 
 namespace {
 
-using namespace binding;
+using namespace xent::binding;
+using xent::Dtype;
+using xent::RowArray;
+using xent::RowView;
 
 // The arrays of one call; they stay referenced while a kernel runs without the interpreter's lock.
 struct Problem {

@@ -1,12 +1,15 @@
 // Python's door to shard_rows.h: checks every array and forwards.
 #include "shard_bindings.h"
 
-#include "binding_arrays.h"
+#include "arrays.h"
 #include "shard_rows.h"
 
 namespace {
 
-using namespace binding;
+using namespace xent::binding;
+using xent::Dtype;
+using xent::RowArray;
+using xent::RowView;
 using Message = nb::ndarray<uint8_t, nb::device::cpu, nb::c_contig>;
 
 struct ShardRows {

@@ -109,6 +109,21 @@ struct Lanes<float> {
   static reg scale_to_zero(reg a, reg n) {  // n in [-127, 127]; 2^-127 is 0
     return mul(a, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(add(n, set(0x1.8p23f + 127))), 23)));
   }
+  // Eight rows of eight numbers become eight columns.
+  static void transpose(reg (&v)[8]) {
+    reg two[8], four[8];
+    for (int i = 0; i < 8; i += 2) two[i] = _mm256_unpacklo_ps(v[i], v[i + 1]), two[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
+    for (int i = 0; i < 8; i += 4) {
+      for (int j = 0; j < 2; ++j) {
+        four[i + 2 * j] = _mm256_shuffle_ps(two[i + j], two[i + j + 2], _MM_SHUFFLE(1, 0, 1, 0));
+        four[i + 2 * j + 1] = _mm256_shuffle_ps(two[i + j], two[i + j + 2], _MM_SHUFFLE(3, 2, 3, 2));
+      }
+    }
+    for (int i = 0; i < 4; ++i) {
+      v[i] = _mm256_permute2f128_ps(four[i], four[i + 4], 0x20);
+      v[i + 4] = _mm256_permute2f128_ps(four[i], four[i + 4], 0x31);
+    }
+  }
   static reg zero_where_zero(reg test, reg v) {
     return _mm256_and_ps(_mm256_cmp_ps(test, _mm256_setzero_ps(), _CMP_NEQ_UQ), v);
   }

@@ -94,6 +94,18 @@ inline void put(const RowArray& array, int64_t row, T value) {
   if (array.data != nullptr) static_cast<T*>(array.data)[row * array.stride] = value;
 }
 
+// Where a line of per-row numbers is made: the output itself, or room that `put_line` then copies from.
+template <class T>
+inline T* line_of(const RowArray& array, int64_t row, T* room) {
+  return array.data != nullptr && array.stride == 1 ? static_cast<T*>(array.data) + row : room;
+}
+
+template <class T>
+inline void put_line(const RowArray& array, int64_t row, int64_t count, const T* line) {
+  if (array.data == nullptr || array.stride == 1) return;
+  for (int64_t r = 0; r < count; ++r) put(array, row + r, line[r]);
+}
+
 // Whether two vectors of this type have their own order of lanes.
 template <class L, class In>
 concept paired = requires(const In* p) { L::load_pair(p); };

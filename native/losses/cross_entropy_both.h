@@ -24,7 +24,7 @@ void both_narrow(const void* context, int64_t first_row, int64_t last_row) {
   for (int64_t row = first_row; row < last_row; row += run) {
     run = smaller(smaller(most, last_row - row), rows_left_in_run(p.logits, row));
     run = smaller(run, rows_left_in_run(both.backward.gradient, row));
-    transpose_in(at<In>(p.logits, row, 0), row_stride, run, terms.classes, block, most);
+    transpose_in<L>(at<In>(p.logits, row, 0), row_stride, run, terms.classes, block, most);
     put_narrow_strip<L, In>(both.forward, terms, row, run, block, most);
     put_narrow_gradient<L, In>(both.backward, terms, row, run, block, most);
   }

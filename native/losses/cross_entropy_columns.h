@@ -16,6 +16,8 @@
 namespace xent::XENT_ISA {
 
 constexpr int64_t strip_rows = 1024;  // per-row numbers of a strip stay in L1, and a page of float32 is read whole
+// Numbers of a strip a page apart would share the sets of L1, and shorter strips leave most of these unused.
+constexpr int64_t strip_room = strip_rows + 112;
 constexpr int64_t least_strip = 256;
 constexpr int64_t group = 8;  // classes held in registers
 constexpr int64_t merge_classes = 512;
@@ -37,7 +39,7 @@ inline int64_t whole_vectors(int64_t rows, int64_t width) { return (rows + width
 
 template <class T>
 struct Strip {
-  alignas(64) T top[strip_rows], sum[strip_rows], anchor[strip_rows], weighted[strip_rows];
+  alignas(64) T top[strip_room], sum[strip_room], anchor[strip_room], weighted[strip_room];
 };
 
 template <class L, class In>
@@ -216,19 +218,41 @@ inline void logs_of_sums(const float* sum, int64_t rows, double* logs) {
     if (!(sum[r] >= 1 && sum[r] <= FLT_MAX)) logs[r] = sum[r] == 0 ? NAN : std::log(static_cast<double>(sum[r]));
 }
 
-// Rows of so few classes that their float sums need no merging, with the terms and outputs of `is_plain`.
+// Rows of so few classes that their float sums need no merging, with the terms and outputs of `is_plain`. Every step is a
+// loop of its own, which a compiler turns into vectors; rows that do not count are mended after.
 template <class In>
 void put_plain_strip(const CrossEntropyPass& pass, int64_t row, int64_t run, const Strip<float>& strip) {
   const RowView& logits = pass.problem.logits;
   const In* x = at<In>(logits, row, 0);
   const int64_t row_stride = innermost_stride(logits), class_stride = logits.class_stride;
-  double logs[strip_rows];
+  alignas(64) double logs[strip_room], lse_room[strip_room], low_room[strip_room];
+  alignas(64) float target_logit[strip_room], loss_room[strip_room];
+  double* __restrict lse = line_of(pass.rows.exact_lse, row, lse_room);
+  double* __restrict low = line_of(pass.rows.lse_low, row, low_room);
+  float* __restrict loss = line_of(pass.rows.loss, row, loss_room);
+  bool some_ignored = false;
   logs_of_sums(strip.sum, run, logs);
+  for (int64_t r = 0; r < run; ++r) {
+    const int64_t y = get<int64_t>(pass.problem.target, row + r);
+    const bool counts = y != pass.problem.terms.ignore_index && static_cast<uint64_t>(y) < static_cast<uint64_t>(logits.classes);
+    some_ignored = some_ignored || !counts;
+    target_logit[r] = static_cast<float>(widen(x[r * row_stride + (counts ? y : 0) * class_stride]));
+  }
+  for (int64_t r = 0; r < run; ++r) {
+    const double top = strip.top[r];
+    lse[r] = top + logs[r];
+    low[r] = rounding_of_sum(top, logs[r], lse[r]);
+    loss[r] = static_cast<float>(logs[r] - (static_cast<double>(target_logit[r]) - top));
+  }
+  put_line(pass.rows.loss, row, run, loss);
+  put_line(pass.rows.exact_lse, row, run, lse);
+  put_line(pass.rows.lse_low, row, run, low);
+  for (int64_t r = 0; r < run; ++r) put(pass.rows.weight, row + r, 1.0f);
+  if (!some_ignored) return;
   for (int64_t r = 0; r < run; ++r) {
     const Target target = target_of(pass.problem, row + r);
     if (target.bad) note_bad_row(pass.bad_row, row + r);
     if (target.ignored) put_ignored<float>(pass.rows, row + r);
-    else put_plain_row(pass.rows, row + r, strip.top[r], logs[r], widen(x[r * row_stride + target.index * class_stride]));
   }
 }
 

@@ -10,9 +10,9 @@ namespace xent::XENT_ISA {
 
 template <class T>
 struct GradientStrip {
-  alignas(64) T probability[strip_rows], high[strip_rows], low[strip_rows], share[strip_rows], counted[strip_rows];
-  alignas(64) T at_target[strip_rows], target[strip_rows];  // logit, then gradient, of the target's class; its own part
-  int64_t index[strip_rows];
+  alignas(64) T probability[strip_room], high[strip_room], low[strip_room], share[strip_room], counted[strip_room];
+  alignas(64) T at_target[strip_room], target[strip_room];  // logit, then gradient, of the target's class; its own part
+  int64_t index[strip_room];
   bool some_ignored;
 };
 

@@ -84,6 +84,7 @@ void gradient_direct(const CrossEntropyGradientPass& pass, int64_t first_row, in
       continue;
     }
     const RowFactors<T> factors = factors_of(pass, terms, row, target.index);
+    if (hurried_shares<L>(p, factors, row, x, g, pass.streaming)) continue;
     const auto of_row = block_for_row<L, In>(block, factors, terms.sums(), pass.streaming);
     for (int64_t c = 0; c < terms.classes; c += block_numbers) {
       const int64_t n = smaller(block_numbers, terms.classes - c);

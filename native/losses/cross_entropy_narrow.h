@@ -15,17 +15,54 @@ inline bool narrow_rows(const RowView& view, int64_t width, int64_t vectors) {
          view.row_size[view.row_dims - 1] >= 2 * width;
 }
 
-inline int64_t narrow_strip(int64_t classes) { return smaller(strip_rows, block_numbers / classes / 16 * 16); }
+// So short that block and per-row numbers of both passes fit L1 together.
+inline int64_t narrow_strip(int64_t classes) { return smaller(256, block_numbers / classes / 16 * 16); }
 
-template <class In, class T>
+template <class L>
+concept transposing = requires(typename L::reg (&v)[L::width]) { L::transpose(v); };
+
+// The first class of each square of `width` rows and classes; the last one overlaps the one before, and nothing is left
+// over. No squares: of too few classes, or where an instruction set has no transposition.
+template <class L>
+inline int64_t squares_of(int64_t classes) {
+  return transposing<L> && classes >= L::width ? (classes + L::width - 1) / L::width : 0;
+}
+
+template <class L, class In, class T>
 inline void transpose_in(const In* x, int64_t row_stride, int64_t rows, int64_t classes, T* block, int64_t pitch) {
-  for (int64_t r = 0; r < rows; ++r)
+  const int64_t squares = squares_of<L>(classes);
+  int64_t r = 0;
+  if constexpr (transposing<L>) {
+    for (; squares > 0 && r + L::width <= rows; r += L::width) {
+      for (int64_t i = 0; i < squares; ++i) {
+        const int64_t c = smaller(i * L::width, classes - L::width);
+        typename L::reg v[L::width];
+        for (int j = 0; j < L::width; ++j) v[j] = L::load(x + (r + j) * row_stride + c);
+        L::transpose(v);
+        for (int j = 0; j < L::width; ++j) L::store(block + (c + j) * pitch + r, v[j]);
+      }
+    }
+  }
+  for (; r < rows; ++r)
     for (int64_t c = 0; c < classes; ++c) block[c * pitch + r] = static_cast<T>(widen(x[r * row_stride + c]));
 }
 
-template <class In, class T>
+template <class L, class In, class T>
 inline void transpose_out(const T* block, int64_t pitch, int64_t rows, int64_t classes, In* g, int64_t row_stride) {
-  for (int64_t r = 0; r < rows; ++r)
+  const int64_t squares = squares_of<L>(classes);
+  int64_t r = 0;
+  if constexpr (transposing<L>) {
+    for (; squares > 0 && r + L::width <= rows; r += L::width) {
+      for (int64_t i = 0; i < squares; ++i) {
+        const int64_t c = smaller(i * L::width, classes - L::width);
+        typename L::reg v[L::width];
+        for (int j = 0; j < L::width; ++j) v[j] = L::load(block + (c + j) * pitch + r);
+        L::transpose(v);
+        for (int j = 0; j < L::width; ++j) L::store(g + (r + j) * row_stride + c, v[j]);
+      }
+    }
+  }
+  for (; r < rows; ++r)
     for (int64_t c = 0; c < classes; ++c) narrow(block[c * pitch + r], g + r * row_stride + c);
 }
 
@@ -56,7 +93,7 @@ void cross_entropy_narrow(const void* context, int64_t first_row, int64_t last_r
   int64_t run;
   for (int64_t row = first_row; row < last_row; row += run) {
     run = smaller(smaller(strip, last_row - row), rows_left_in_run(p.logits, row));
-    transpose_in(at<In>(p.logits, row, 0), row_stride, run, terms.classes, block, strip);
+    transpose_in<L>(at<In>(p.logits, row, 0), row_stride, run, terms.classes, block, strip);
     put_narrow_strip<L, In>(pass, terms, row, run, block, strip);
   }
 }
@@ -74,7 +111,7 @@ inline void put_narrow_gradient(const CrossEntropyGradientPass& pass, const Term
               terms.class_weight != nullptr ? terms.class_weight[c] : T(1), run);
   In* g = at<In>(pass.gradient, row, 0);
   const int64_t out_stride = innermost_stride(pass.gradient);
-  transpose_out(block, pitch, run, terms.classes, g, out_stride);
+  transpose_out<L>(block, pitch, run, terms.classes, g, out_stride);
   put_targets(strip, g, out_stride, 1, run);
 }
 
@@ -89,7 +126,7 @@ void gradient_narrow(const void* context, int64_t first_row, int64_t last_row) {
   for (int64_t row = first_row; row < last_row; row += run) {
     run = smaller(smaller(most, last_row - row), rows_left_in_run(p.logits, row));
     run = smaller(run, rows_left_in_run(pass.gradient, row));
-    transpose_in(at<In>(p.logits, row, 0), row_stride, run, terms.classes, block, most);
+    transpose_in<L>(at<In>(p.logits, row, 0), row_stride, run, terms.classes, block, most);
     put_narrow_gradient<L, In>(pass, terms, row, run, block, most);
   }
 }

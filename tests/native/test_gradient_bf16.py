@@ -61,3 +61,27 @@ def test_rows_of_huge_logits(isa: str, smoothing: float) -> None:
     assert logits.grad is not None
     half_a_step = torch.exp2(truth.abs().clamp(min=SMALLEST).log2().floor() - 8)
     assert bool(((logits.grad.double() - truth).abs() <= half_a_step + EXP_ERROR * p).all())
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_probabilities_read_as_they_are(isa: str, streaming: bool) -> None:
+    """A class weight of 1 takes the long exponential, and the results are within a step of each other."""
+    rows, classes = 5, 1003
+    logits = (4 * torch.randn(rows, classes)).to(torch.bfloat16)
+    logits[3] += 2.0**30
+    shares = torch.rand(rows, classes).softmax(-1).to(torch.bfloat16)
+    shares[0], shares[1, 5], shares[4, 7] = 0, torch.nan, torch.inf
+    problems = [rows_of(logits, shares, terms) for terms in (LossTerms(), LossTerms(weight=torch.ones(classes)))]
+    made = []
+    for problem in problems:
+        values = kernel.forward(problem, with_stats=False)
+        saved = kernel.Saved(values["exact_lse"], mass=values["mass"], lse_low=values["lse_low"])
+        buffer = torch.empty(rows * classes + 1, dtype=torch.bfloat16)[1:].view(rows, classes)
+        kernel.write_gradient(problem, saved, buffer, torch.ones(rows), streaming=streaming)
+        made.append(buffer.double())
+    short, long = made
+    step = torch.exp2(long.abs().clamp(min=SMALLEST).log2().floor() - 7)
+    p = (logits.double() - logits.double().amax(-1, keepdim=True)).softmax(-1) * shares.double().sum(-1, keepdim=True)
+    close = (short - long).abs() <= step + EXP_ERROR * p
+    assert bool((close | (short.isnan() & long.isnan()) | (short == long)).all())
+    assert bool(short[1].isnan().all())

@@ -142,11 +142,12 @@ def _function_sources() -> dict[tuple[Any, int], Source]:
 
 
 def _cross_entropy_total(fold: Fold, edge: Edge) -> Tensor:
-    terms = edge.node.terms
-    # A normalizer is the caller's denominator, not that of a mean over rows.
-    known = terms.reduction if terms.normalizer is None else None
-    total = _cross_entropy_leaf(fold, edge, known).sum()
-    return total if terms.reduction == "sum" else total / edge.node.denominator
+    terms, denominator = edge.node.terms, edge.node.denominator
+    if terms.normalizer is None:
+        values = _cross_entropy_leaf(fold, edge, terms.reduction).sum()
+        return values if terms.reduction == "sum" else values / denominator
+    fold.divisors.append(denominator)
+    return _cross_entropy_leaf(fold, edge).sum() / denominator
 
 
 def _cross_entropy(fold: Fold, edge: Edge) -> Tensor:

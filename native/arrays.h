@@ -1,26 +1,21 @@
-// What the files of the Python module share: arrays by DLPack, on the CPU, checked before a kernel sees them.
+// Arrays of Python as the kernels take them, checked.
 #pragma once
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
-#include <nanobind/stl/string.h>
-#include <nanobind/stl/vector.h>
 
+#include <optional>
 #include <string>
 
-#include "cpu_choice.h"
+#include "kernels.h"
+
+namespace xent::binding {
 
 namespace nb = nanobind;
-
-namespace binding {
 
 using In = nb::ndarray<nb::ro, nb::device::cpu>;
 using Out = nb::ndarray<nb::device::cpu>;
 using OptionalIn = std::optional<In>;
-using xent::Dtype;
-using xent::RowArray;
-using xent::RowView;
 
 inline std::string shape_of(const auto& a) {
   std::string text = "(";
@@ -128,4 +123,4 @@ inline int checked_threads(int threads) {
   return threads;
 }
 
-}  // namespace binding
+}  // namespace xent::binding
