@@ -63,8 +63,10 @@ def forward_and_gradient(problem: Rows, denominator: float | None) -> Both | Non
     """
     from xent.backends.native import _kernels
 
+    if not problem.is_hard:
+        return None
     made = kernel_problem(problem)
-    if problem.probabilities is not None or not made.is_one_pass():
+    if not made.is_one_pass():
         return None
     count, bad_row = made.counted_rows()
     check_targets(bad_row, problem)
