@@ -56,7 +56,8 @@ inline CountedRows counted_rows(const CrossEntropyProblem& p) {
 
 inline void cross_entropy_both(const CrossEntropyProblem& p, const CrossEntropyRows& rows,
                                const CrossEntropyUpstream& upstream, const RowView& gradient, int threads) {
-  if (!is_one_pass(p) || !narrow_rows(gradient, lanes_of(gradient.dtype), narrow_backward)) {
+  if (!is_one_pass(p) || !without_statistics(rows) || upstream.entropy.data != nullptr ||
+      !narrow_rows(gradient, lanes_of(gradient.dtype), narrow_backward)) {
     cross_entropy_any(p, rows, threads);
     return cross_entropy_gradient_any(p, upstream, gradient, false, threads);
   }

@@ -131,11 +131,14 @@ void gradient_narrow(const void* context, int64_t first_row, int64_t last_row) {
   }
 }
 
+inline bool without_statistics(const CrossEntropyRows& rows) {
+  return rows.entropy.data == nullptr && rows.prediction.data == nullptr && rows.lse.data == nullptr;
+}
+
 // Columns and narrow rows serve class indices without statistics, the calls of training.
 inline int64_t cross_entropy_any(const CrossEntropyProblem& p, const CrossEntropyRows& rows, int threads) {
   const int64_t lanes = lanes_of(p.logits.dtype);
-  const bool lean = p.target.data != nullptr && identity(p.terms.map) && rows.entropy.data == nullptr &&
-                    rows.prediction.data == nullptr && rows.lse.data == nullptr;
+  const bool lean = p.target.data != nullptr && identity(p.terms.map) && without_statistics(rows);
   const bool columns = in_columns(p.logits, lanes);
   if (!lean || !(columns || narrow_rows(p.logits, lanes, narrow_forward))) return cross_entropy(p, rows, threads);
   std::atomic<int64_t> bad_row{-1};
