@@ -102,12 +102,8 @@ metrics = out / "metrics.jsonl"
 def stops_after(epochs):
     # However late the kill comes: five epochs an attempt leave some for the last, which nobody kills.
     original, left = RunDirectory.append_metrics, iter(range(epochs))
-
     def append_metrics(self, record):
-        if next(left, None) is None:
-            signal.pause()
-        return original(self, record)
-
+        return signal.pause() if next(left, None) is None else original(self, record)
     RunDirectory.append_metrics = append_metrics
 
 def attempt(kill):

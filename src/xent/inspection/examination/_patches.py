@@ -83,11 +83,11 @@ _without: dict[str, int] = {}  # modules that held none of the functions → how
 
 def _exchange(by_id: dict[int, Any]) -> None:
     """A module that held none is looked through again once it has another number of names; the user's own always."""
-    for module_name, module in list(sys.modules.items()):
+    for module_name, module in sys.modules.copy().items():  # in one step: another thread may be importing
         names = getattr(module, "__dict__", None)
         if type(names) is not dict or _without.get(module_name) == len(names):
             continue
-        held = [name for name, value in list(names.items()) if id(value) in by_id]
+        held = [name for name, value in names.copy().items() if id(value) in by_id]
         for name in held:
             names[name] = by_id[id(names[name])]
         if not held and module_name not in ("__main__", "__mp_main__"):
