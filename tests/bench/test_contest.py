@@ -59,7 +59,14 @@ def test_short_calls_are_timed_together() -> None:
     timing = fair(clock, {"a": clock.entry("a", 0.0005)}, Pace(min_rounds=3, max_rounds=3, stretch_seconds=0.002))["a"]
     assert timing.calls_per_round == 4
     assert timing.seconds == pytest.approx([0.0005] * 3)
-    assert len(clock.calls) == 2 + 3 * 4
+    assert len(clock.calls) == 2 + 4 + 3 * 4
+
+
+def test_a_stretch_is_not_sized_by_cold_calls() -> None:
+    clock = Clock()
+    entries = {"cold": clock.entry("cold", *[0.001] * 3, *[0.0001] * 500), "warm": clock.entry("warm", 0.0001)}
+    timings = fair(clock, entries, Pace(min_rounds=3, max_rounds=3, stretch_seconds=0.00495))
+    assert {name: timing.calls_per_round for name, timing in timings.items()} == {"cold": 50, "warm": 50}
 
 
 def test_a_call_timed_alone_follows_an_untimed_one_unless_it_takes_long() -> None:

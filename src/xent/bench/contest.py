@@ -151,8 +151,18 @@ def _untimed(entry: Entry, pace: Pace, clock: Callable[[], float]) -> Timing:
     seconds = _timed(entry, 1, clock)  # may still be a cold call
     if seconds < 10 * pace.stretch_seconds:
         seconds = min(seconds, _timed(entry, 1, clock))
-    calls = max(1, math.ceil(pace.stretch_seconds / max(seconds, 1e-7)))
+    calls = _calls_of(pace, seconds)
+    while calls > 1:  # a stretch sized by calls that were still cold is too short, and each stretch begins cold
+        seconds = _timed(entry, calls, clock)
+        wanted = _calls_of(pace, seconds)
+        if wanted <= 1.1 * calls:
+            break
+        calls = wanted
     return Timing(calls, calls == 1 and seconds < _SETTLES_BELOW, [seconds] if seconds >= _COUNTS_FROM else [])
+
+
+def _calls_of(pace: Pace, seconds: float) -> int:
+    return max(1, math.ceil(pace.stretch_seconds / max(seconds, 1e-7)))
 
 
 def _settled(entry: Entry, timing: Timing, clock: Callable[[], float]) -> float:
