@@ -51,3 +51,13 @@ def test_classes_that_were_cut_off_leave_no_factor() -> None:
     p = torch.randn(6, 5, requires_grad=True).softmax(1)[:, :3]
     (finding,) = xent.check(p, torch.tensor([0, 1, 2, 0, 1, 2])).findings
     assert finding.message.endswith("the gradients are smaller than without it.")
+
+
+@pytest.mark.parametrize("options", [{}, {"reduction": "sum"}, {"reduction": "none"}, {"stats": True}], ids=str)
+def test_the_nodes_of_our_own_kernels_are_losses(options):
+    """Each way through the native column leaves another node behind."""
+    x, y = torch.randn(50, 8, requires_grad=True), torch.randint(8, (50,))
+    with xent.backend("native"):
+        found = xent.cross_entropy(x.softmax(1), y, **options)
+    loss = found[0] if isinstance(found, tuple) else found
+    assert [finding.rule for finding in xent.check(loss.sum()).findings] == ["softmax-before-cross-entropy"]

@@ -176,7 +176,7 @@ def _of_binary(edge: Edge, name: str) -> LossCall | None:
 
 def _of_xent(edge: Edge) -> LossCall | None:
     """A loss of xent's kernels: the term that explain reads of its node."""
-    name = edge.function.__module__.rpartition(".")[2] if edge.function else ""
+    name = edge.function.__module__.rpartition(".")[2].removesuffix("_total") if edge.function else ""
     if name not in ("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits", "linear_cross_entropy"):
         return None
     try:
