@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import zlib
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -21,3 +23,15 @@ settings.load_profile("repeatable")
 @pytest.fixture(autouse=True)
 def seed(request):
     torch.manual_seed(zlib.crc32(request.node.nodeid.encode()))
+
+
+@pytest.fixture(autouse=True)
+def signals_as_they_were() -> Iterator[None]:
+    """A command that ends with an error under torchrun's variables goes on ignoring SIGTERM, as would every process
+    that a later test starts.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) != handler:
+            signal.signal(number, handler)
