@@ -1,4 +1,4 @@
-"""What benchmarks/gpu.py found: tables for docs/performance.md, and what must be reached beside what was."""
+"""What benchmarks/gpu.py found: tables for docs/gpu.md, and what must be reached beside what was."""
 
 from __future__ import annotations
 

@@ -28,8 +28,10 @@ inline int64_t squares_of(int64_t classes) {
   return transposing<L> && classes >= L::width ? (classes + L::width - 1) / L::width : 0;
 }
 
-template <class L, class In, class T>
-inline void transpose_in(const In* x, int64_t row_stride, int64_t rows, int64_t classes, T* block, int64_t pitch) {
+// Moves the squares of as many rows as fill them, and says how many rows these are. load(row, class, j) is register j of
+// the square that begins there, and store(row, class, j, v) takes the register j of the transposed one.
+template <class L, class Load, class Store>
+inline int64_t transpose_squares(int64_t rows, int64_t classes, const Load& load, const Store& store) {
   const int64_t squares = squares_of<L>(classes);
   int64_t r = 0;
   if constexpr (transposing<L>) {
@@ -37,31 +39,29 @@ inline void transpose_in(const In* x, int64_t row_stride, int64_t rows, int64_t 
       for (int64_t i = 0; i < squares; ++i) {
         const int64_t c = smaller(i * L::width, classes - L::width);
         typename L::reg v[L::width];
-        for (int j = 0; j < L::width; ++j) v[j] = L::load(x + (r + j) * row_stride + c);
+        for (int j = 0; j < L::width; ++j) v[j] = load(r, c, j);
         L::transpose(v);
-        for (int j = 0; j < L::width; ++j) L::store(block + (c + j) * pitch + r, v[j]);
+        for (int j = 0; j < L::width; ++j) store(r, c, j, v[j]);
       }
     }
   }
+  return r;
+}
+
+template <class L, class In, class T>
+inline void transpose_in(const In* x, int64_t row_stride, int64_t rows, int64_t classes, T* block, int64_t pitch) {
+  int64_t r = transpose_squares<L>(
+      rows, classes, [&](int64_t row, int64_t c, int j) { return L::load(x + (row + j) * row_stride + c); },
+      [&](int64_t row, int64_t c, int j, auto v) { L::store(block + (c + j) * pitch + row, v); });
   for (; r < rows; ++r)
     for (int64_t c = 0; c < classes; ++c) block[c * pitch + r] = static_cast<T>(widen(x[r * row_stride + c]));
 }
 
 template <class L, class In, class T>
 inline void transpose_out(const T* block, int64_t pitch, int64_t rows, int64_t classes, In* g, int64_t row_stride) {
-  const int64_t squares = squares_of<L>(classes);
-  int64_t r = 0;
-  if constexpr (transposing<L>) {
-    for (; squares > 0 && r + L::width <= rows; r += L::width) {
-      for (int64_t i = 0; i < squares; ++i) {
-        const int64_t c = smaller(i * L::width, classes - L::width);
-        typename L::reg v[L::width];
-        for (int j = 0; j < L::width; ++j) v[j] = L::load(block + (c + j) * pitch + r);
-        L::transpose(v);
-        for (int j = 0; j < L::width; ++j) L::store(g + (r + j) * row_stride + c, v[j]);
-      }
-    }
-  }
+  int64_t r = transpose_squares<L>(
+      rows, classes, [&](int64_t row, int64_t c, int j) { return L::load(block + (c + j) * pitch + row); },
+      [&](int64_t row, int64_t c, int j, auto v) { L::store(g + (row + j) * row_stride + c, v); });
   for (; r < rows; ++r)
     for (int64_t c = 0; c < classes; ++c) narrow(block[c * pitch + r], g + r * row_stride + c);
 }

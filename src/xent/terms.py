@@ -76,7 +76,10 @@ class LossTerms:
         self._check_normalizer()
 
     def with_weights(self, weight: Tensor | None, row_weight: Tensor | None) -> LossTerms:
-        """The same options with other weights; torch.compile can't trace `dataclasses.replace`."""
+        """The same options with other weights; this object where nothing changes, for a new one checks every option.
+
+        torch.compile can't trace `dataclasses.replace`.
+        """
         if weight is self.weight and row_weight is self.row_weight:
             return self
         return LossTerms(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -20,20 +19,13 @@ def tensors_of(problem: Rows) -> tuple[Tensor | None, ...]:
 def with_tensors(tensors: tuple[Tensor, ...], terms: LossTerms) -> Rows:
     """A problem of these tensors."""
     logits, target, weight, row_weight, probabilities = tensors
-    return Rows(logits, target, _with_weights(terms, weight, row_weight), probabilities)
-
-
-def _with_weights(terms: LossTerms, weight: Tensor | None, row_weight: Tensor | None) -> LossTerms:
-    """The terms as they are where nothing changes: a new object checks every option again."""
-    if weight is terms.weight and row_weight is terms.row_weight:
-        return terms
-    return replace(terms, weight=weight, row_weight=row_weight)
+    return Rows(logits, target, terms.with_weights(weight, row_weight), probabilities)
 
 
 def save(ctx: Any, problem: Rows, values: dict[str, Tensor]) -> None:
     """Keep a problem and what the gradient needs of its values for `problem_of`."""
     ctx.set_materialize_grads(False)
-    ctx.terms = _with_weights(problem.terms, None, None)
+    ctx.terms = problem.terms.with_weights(None, None)
     ctx.save_for_backward(
         *tensors_of(problem), values["exact_lse"], values.get("entropy"), values.get("mass"), values["lse_low"]
     )
