@@ -31,7 +31,7 @@ OPERATIONS = (
 )
 # Logits that torch's own kernel takes no longer for than the general path needs before a kernel of ours starts.
 TINY = 1 << 18
-TINY_ON_A_GPU = 1 << 22  # where a kernel of Python's runs in a thread of autograd, and torch's next to the launch
+TINY_ON_A_GPU = 1 << 22  # there a kernel that Python launches costs the host more than the whole of torch's step
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _OPTIONS = set(LossOptions.__annotations__) | {
     "target", "weight", "linear_weight", "linear_bias", "pos_weight", "max_memory",

@@ -81,18 +81,30 @@ class RowCall:
         entries = 1 if problem.probabilities is None else triton.next_power_of_2(problem.target.shape[-1])
         return {**kernel_numbers(problem), **kernel_flags(problem), "ENTRIES": entries}
 
-    def vectors(self, launch: Launch, *, lanes: bool = True) -> dict[str, int]:
-        """How rows of several tiles are read: so many neighbours at once, and whether rows begin between two such."""
-        width = max(_VECTOR // self.problem.logits.element_size(), 1)
-        first, *others = self.layout.strides
-        written = () if lanes else others[-1:]
-        in_line = first[2] == 1 and width <= launch.columns < self.problem.num_classes
+    def vectors(self, launch: Launch) -> dict[str, int]:
+        """How many neighbours are read at once, and whether the tiles of a row begin with the first whole vector of it.
+
+        That takes rows that begin between two vectors, one to a program; what is written must lie as they do.
+        """
+        width, first = self._width, self.layout.strides[0]
+        written = self.layout.strides[1 + self.problem.is_dense :]
         runs = zip((self.layout.num_outer, self.layout.num_inner), first[:2], strict=True)
         shifted = any(stride % width for size, stride in runs if size > 1)
         fits = launch.rows == 1 and launch.columns >= 2 * width * width  # lanes for the classes of two vectors
-        peeled = in_line and shifted and fits and all(strides == first for strides in written)
-        cut = {"VECTOR": width, "PEELED": peeled}
-        return {"LANES": launch.columns // width if in_line else 1, **cut} if lanes else cut
+        peeled = self._in_line(launch) and shifted and fits and all(strides == first for strides in written)
+        return {"VECTOR": width, "PEELED": peeled}
+
+    def lanes(self, launch: Launch) -> dict[str, int]:
+        """Into how many lanes a tile is folded: of the neighbours that a thread reads at once, or one for all."""
+        return {"LANES": launch.columns // self._width if self._in_line(launch) else 1}
+
+    @property
+    def _width(self) -> int:
+        return max(_VECTOR // self.problem.logits.element_size(), 1)
+
+    def _in_line(self, launch: Launch) -> bool:
+        """Whether rows of adjacent classes take several tiles."""
+        return self.layout.strides[0][2] == 1 and self._width <= launch.columns < self.problem.num_classes
 
 
 def launch_rows(

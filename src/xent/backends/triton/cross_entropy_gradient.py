@@ -221,7 +221,7 @@ def write_gradient(problem: Rows, saved: Saved, upstream: Upstream, buffer: Tens
     def started(call: RowCall, launch: Launch) -> Program | None:
         numbers = *call.sizes(launch), *call.layout.strides[-1], *strides, problem.terms.ignore_index
         named = {"HAS_LOSS": given[0] is not None, "HAS_LSE": given[1] is not None, "HAS_ENTROPY": given[2] is not None}
-        named |= call.options() | call.vectors(launch, lanes=False)
+        named |= call.options() | call.vectors(launch)
         return call.start(_gradient_kernel, launch, (*call.tensors, *others), numbers, named)
 
     launch_rows(("cross_entropy_gradient", strides), problem, others, started, written=buffer, repeatable=not in_place)
