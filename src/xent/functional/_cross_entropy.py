@@ -205,12 +205,9 @@ def loss_of_rows(problem: Rows, stats: bool) -> Tensor | tuple[Tensor, RowStats]
     rows_file = column(
         "cross_entropy", problem.logits, problem.target, terms.weight, terms.row_weight, problem.probabilities
     )
-    if not (getattr(rows_file, "looks_at_targets", False) and problem.is_hard):
+    if not (rows_file.LOOKS_AT_TARGETS and problem.is_hard):
         check_range_of(problem)
-    if not stats and terms.reduction != "none" and hasattr(rows_file, "total"):
-        return rows_file.total(problem)
     if not stats:
-        loss, weight = rows_file.rows(problem)
-        return reduce_rows(loss, weight, terms)
+        return rows_file.rows(problem)[0] if terms.reduction == "none" else rows_file.total(problem)
     row_stats = rows_file.rows_with_stats(problem)
     return reduce_rows(row_stats.loss, row_stats.weight, terms), row_stats

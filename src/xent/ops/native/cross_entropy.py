@@ -17,7 +17,7 @@ from xent.problem import Rows, true_class
 from xent.reduction import reduce_rows
 from xent.row_stats import RowStats
 
-looks_at_targets = True  # the kernels raise for class indices out of range
+LOOKS_AT_TARGETS = True  # the kernels raise for class indices out of range
 
 
 def rows(problem: Rows) -> tuple[Tensor, Tensor]:

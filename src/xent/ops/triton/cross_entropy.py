@@ -19,8 +19,16 @@ from xent.backends.triton.row_layout import empty_gradient
 from xent.ops.native.again import kernels_may_run, reference_gradient
 from xent.ops.triton.flat_terms import SCHEMA, flat, terms_of
 from xent.problem import Rows, check_range_of, stats_dtype, true_class
+from xent.reduction import reduce_rows
 from xent.row_stats import RowStats
 from xent.terms import LossTerms
+
+LOOKS_AT_TARGETS = False  # the host does not know them
+
+
+def total(problem: Rows) -> Tensor:
+    """The sum or mean over the rows."""
+    return reduce_rows(*rows(problem), problem.terms)
 
 
 def rows(problem: Rows) -> tuple[Tensor, Tensor]:
