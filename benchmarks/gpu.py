@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import random
@@ -71,9 +72,7 @@ def run(bench: Bench, parts: Sequence[str], out: Path) -> int:
     report.correct = bench.correctness(logits) + bench.linear_correctness(heads)
     wrong = [row for row in report.correct if row["contestant"].startswith("xent") and not row["right"]]
     for row in report.correct:
-        print(
-            "right  " if row["right"] else "WRONG  ", row["contestant"], row["case"], f"{row['error']:.1e}", row["note"]
-        )
+        print("right  " if row["right"] else "WRONG  ", row["contestant"], row["case"], row["error"], row["note"])
     if wrong:
         print(f"{len(wrong)} results of xent are wrong: nothing is timed")
         return 1
@@ -88,7 +87,7 @@ def run(bench: Bench, parts: Sequence[str], out: Path) -> int:
     for goal in report.goals():
         print("reached" if goal["reached"] else "MISSED ", goal["goal"], goal["wanted"], f"{goal['worst']:.3g}")
     out.mkdir(parents=True, exist_ok=True)
-    (out / "gpu.json").write_text(json.dumps(vars(report), indent=1) + "\n", encoding="utf-8")
+    (out / "gpu.json").write_text(json.dumps(vars(report), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     (out / "gpu.md").write_text(report.markdown(), encoding="utf-8")
     print(f"wrote   {out / 'gpu.json'} and {out / 'gpu.md'}")
     return 0
@@ -193,11 +192,13 @@ class Bench:
         try:
             got = self.gradients(loss, inputs, y)
         except Exception as error:  # a peer may refuse anything, in any way; its row says so
-            return {"contestant": name, "case": case, "error": float("nan"), "right": False, "note": repr(error)[:120]}
+            return {"contestant": name, "case": case, "error": None, "right": False, "note": repr(error)[:120]}
         error = max(
             float((a.double() - b).norm() / b.norm()) if a.ndim else abs(float((a - b) / b))
             for a, b in zip(got, truth, strict=True)
         )
+        if not math.isfinite(error):  # which JSON can't say
+            return {"contestant": name, "case": case, "error": None, "right": False, "note": "not finite"}
         return {"contestant": name, "case": case, "error": error, "right": error <= most, "note": ""}
 
     def limits(self) -> dict[str, float]:

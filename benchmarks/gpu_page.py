@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_page.py
 
-Every figure there comes from benchmarks/results/gpu/*.json.
+Every figure there comes from benchmarks/results/gpu/gpu.json.
 """
 
 from __future__ import annotations
@@ -30,34 +30,27 @@ def filled(text: str) -> str:
 
 
 def measured() -> str:
-    """The tables of the run with every part, and of the one with QuACK, which it cut short."""
-    whole, quack = (
-        Report(**json.loads((RESULTS / name).read_text("utf-8"))) for name in ("gpu.json", "with-quack.json")
-    )
+    """The tables of the last run."""
+    report = Report(**json.loads((RESULTS / "gpu.json").read_text("utf-8")))
+    goals = [
+        {
+            "goal": goal["goal"],
+            "wanted": goal["wanted"],
+            "worst measured": goal["worst"],
+            "": "reached" if goal["reached"] else "**missed**",
+        }
+        for goal in report.goals()
+    ]
     parts = [
-        _on(whole),
-        table(
-            [
-                {
-                    "goal": goal["goal"],
-                    "wanted": goal["wanted"],
-                    "worst measured": goal["worst"],
-                    "": "reached" if goal["reached"] else "**missed**",
-                }
-                for goal in whole.goals()
-            ]
-        ),
+        _on(report),
+        table(goals),
         "Forward + backward of logits, milliseconds (of the time of a copy of as many bytes, in brackets):\n",
-        table(_steps(whole)),
-        "Beside QuACK ("
-        + ", ".join(f"{name} {quack.machine[name]}" for name in ("quack-kernels", "nvidia-cutlass-dsl"))
-        + "), in another run:\n",
-        table(_steps(quack)),
-        "Its results: " + _wrong(quack) + ".\n",
+        table(_steps(report)),
+        _wrong(report),
         "Small losses, microseconds of a step as a program sees it:\n",
-        table(whole.small),
+        table(report.small),
         "Linear + cross-entropy, bfloat16, forward + backward:\n",
-        table([_linear(row) for row in whole.linear]),
+        table([_linear(row) for row in report.linear]),
     ]
     return "\n" + "\n".join(parts) + "\n"
 
@@ -83,9 +76,12 @@ def _step(row: Row) -> str:
 
 
 def _wrong(report: Report) -> str:
-    of_quack = [row for row in report.correct if row["contestant"] == "quack"]
-    bad = [f"{row['case']} ({'raised' if row['note'] else 'NaN'})" for row in of_quack if not row["right"]]
-    return f"{len(of_quack) - len(bad)} of {len(of_quack)} right, not {' and '.join(bad)}"
+    bad = [
+        f"{row['contestant']} at {row['case']} ({row['note'].split('(')[0] or row['error']})"
+        for row in report.correct
+        if not row["right"]
+    ]
+    return f"Of {len(report.correct)} results compared with float64, these were not right: {', '.join(bad) or 'none'}.\n"
 
 
 def _linear(row: Row) -> dict[str, Any]:

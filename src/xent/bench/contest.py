@@ -1,7 +1,8 @@
 """How a contest is timed.
 
 All contestants live in one process and take turns, one stretch of calls per round, so that a machine that slows down
-slows all of them; whoever began a round is last in the next. A stretch lasts at least `Pace.stretch_seconds`: a call
+slows all of them; the second of two rounds has the order of the first backwards, and the next two begin with another, so
+that nobody always goes first or always follows the same other. A stretch lasts at least `Pace.stretch_seconds`: a call
 that takes longer is timed alone, and what it returned is freed outside of the timed part; shorter calls are timed
 together. The median over rounds is the result, quartiles say how far to trust it.
 
@@ -115,8 +116,7 @@ def measure(
     try:
         while num_rounds < pace.max_rounds and (num_rounds < pace.min_rounds or clock() - begun < pace.seconds):
             share = min(1.0, max(num_rounds / pace.max_rounds, (clock() - begun) / max(pace.seconds, 1e-9)))
-            first = num_rounds % len(names)
-            for name in names[first:] + names[:first]:
+            for name in _order(names, num_rounds):
                 if len(timings[name].seconds) > num_rounds:
                     continue
                 shown(name, share)
@@ -145,6 +145,13 @@ def warm_up(entry: Entry, calls: int = 2, clock: Callable[[], float] = time.perf
 def grad_mode(backward: bool) -> Any:
     """A forward contest runs under no_grad, as scoring code does."""
     return torch.set_grad_enabled(backward)
+
+
+def _order(names: list[str], number: int) -> list[str]:
+    """Who runs after whom in a round."""
+    first = number // 2 % len(names)
+    turned = names[first:] + names[:first]
+    return turned[::-1] if number % 2 else turned
 
 
 def _untimed(entry: Entry, pace: Pace, clock: Callable[[], float]) -> Timing:
