@@ -138,6 +138,14 @@ def test_random_arguments_never_crash() -> None:
         {},
         {"loss": torch.empty(4)},
         torch.randn(2, 1, 3, 1, 2, 1, 2, 1, 2, 2, 2).transpose(0, 4),
+        torch.zeros(8 + 4 * 10, dtype=torch.uint8),
+        torch.full((2, 8 + 4 * 10), 7, dtype=torch.uint8),
+        torch.empty(0, dtype=torch.uint8),
+        torch.tensor([5, -1, 2**62, -(2**63)]),
+        [0, 5],
+        [0, 2**62],
+        [9, 5, -1],
+        [],
     ]
     functions = [
         lambda a, b, c, d: k.cross_entropy(k.Problem(a, b, c, d), {"loss": torch.empty(4)}, 2),
@@ -151,14 +159,22 @@ def test_random_arguments_never_crash() -> None:
         lambda a, b, c, d: k.binary_cross_entropy(a, b, c, d, torch.empty(4, 5), 1),
         lambda a, b, c, d: k.nll_loss(k.Problem(a, b, None, c, d), {"loss": torch.empty(4)}, 1),
         lambda a, b, c, d: k.apply("exp", a, torch.empty(4)),
+        lambda a, b, c, d: k.cross_entropy_both(k.Problem(a, b, c), {"loss": torch.empty(4)}, d, torch.empty(4, 5), 2),
+        lambda a, b, c, d: k.cross_entropy_both(k.Problem(X, Y), {"loss": a, "weight": b}, c, d, 1),
+        lambda a, b, c, d: (k.Problem(a, b, c, d).counted_rows(), k.Problem(a, b, c, d).is_one_pass()),
+        lambda a, b, c, d: k.sum_of_rows(a, 2),
+        lambda a, b, c, d: k.ShardRows(a, b, c, -100, 0.0, 1.0).counted(),
+        lambda a, b, c, d: k.ShardRows(X, Y, -(2**62), 1, 2.0, 3.0).encode(a, b, c, d, 2),
+        lambda a, b, c, d: k.ShardRows(X, Y, 2**62, 1, 0.0, 1.0).merge(a, b, 0.1, c, d, 2),
+        lambda a, b, c, d: k.ShardRows(a, Y, 1, -1, 0.0, 1.0).put_target_gradients(b, c, d, torch.empty(4, 5), 2),
     ]
     refused = 0
-    for _ in range(4000):
+    for _ in range(8000):
         try:
             rng.choice(functions)(*(rng.choice(pool) for _ in range(4)))
         except (TypeError, ValueError, RuntimeError, BufferError):
             refused += 1
-    assert 0 < refused < 4000
+    assert 0 < refused < 8000
 
 
 ROW_SUMS = (torch.zeros(4), torch.zeros(4).double(), torch.zeros(4).double())

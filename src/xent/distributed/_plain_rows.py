@@ -40,8 +40,8 @@ def is_plain(shard: Shard) -> bool:
 class PlainRows:
     """The rows of one call on one rank.
 
-    The memory of a row is used twice: the log-sum-exps of this rank lie where the messages of all will arrive, and
-    those of all classes, kept for the gradient, where its own message was.
+    The memory of a row is used twice: the log-sum-exps of this rank lie where the messages of all will arrive, rounded
+    ones where its loss will, and those of all classes, kept for the gradient, where its own message was.
     """
 
     def __init__(self, shard: Shard, ranks: Ranks) -> None:
@@ -51,6 +51,7 @@ class PlainRows:
         counted = self._rows if self._counted is None else int(self._counted.sum())
         self._message = torch.empty(HEAD + counted * bytes_per_row(shard), dtype=torch.uint8)
         self._messages = torch.empty(ranks.size, len(self._message), dtype=torch.uint8)
+        self._loss = torch.empty(self._rows, dtype=torch.float32)
         self._sums: tuple[Tensor, ...] = ()
         self._failure: Exception | None = None
 
@@ -68,10 +69,10 @@ class PlainRows:
     def _room_of_sums(self) -> tuple[Tensor, ...]:
         """Two numbers of float64 and one of float32 for each row."""
         room = self._messages.view(-1)
-        if len(room) < 20 * self._rows:
-            room = torch.empty(20 * self._rows, dtype=torch.uint8)
-        exact, low, lse, _ = room.tensor_split([8 * self._rows, 16 * self._rows, 20 * self._rows])
-        return exact.view(torch.float64), low.view(torch.float64), lse.view(torch.float32)
+        if len(room) < 16 * self._rows:
+            room = torch.empty(16 * self._rows, dtype=torch.uint8)
+        exact, low, _ = room.tensor_split([8 * self._rows, 16 * self._rows])
+        return exact.view(torch.float64), low.view(torch.float64), self._loss
 
     def finish(self, shard: Shard, agreement: Agreement) -> CrossEntropyRows:
         """Loss and weight of every row, from the shard that knows its place.
@@ -83,7 +84,8 @@ class PlainRows:
         messages = self._ranks.gather(self._message, into=self._messages).wait()
         if bool(messages[:, 0].any()):
             raise_together(self._ranks, self._failure, messages[:, 0])
-        loss = _Plain.apply(shard.logits, _Call(shard, self._counted, agreement.starts, messages, self._room_of_lse()))
+        call = _Call(shard, self._counted, agreement.starts, messages, self._loss, self._room_of_lse())
+        loss = _Plain.apply(shard.logits, call)
         one = torch.ones((), dtype=shard.dtype)
         weight = one.expand(shard.row_shape) if self._counted is None else self._counted.to(shard.dtype)
         return CrossEntropyRows(loss, weight)
@@ -107,12 +109,13 @@ class PlainRows:
 
 @dataclass(eq=False)
 class _Call:
-    """What the merge reads; `lse` is written by it."""
+    """What the merge reads; `loss` and `lse` are written by it."""
 
     shard: Shard
     counted: Tensor | None
     starts: list[int]
     messages: Tensor
+    loss: Tensor
     lse: Tensor
 
 
@@ -143,9 +146,8 @@ class _Plain(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         logits, call = inputs
-        shard, messages = call.shard, call.messages
-        loss = torch.empty(shard.row_shape.numel(), dtype=torch.float32)
-        _native(shard).merge(messages, call.starts, shard.terms.z_loss, loss, call.lse, torch.get_num_threads())
+        shard, loss = call.shard, call.loss
+        _native(shard).merge(call.messages, call.starts, shard.terms.z_loss, loss, call.lse, torch.get_num_threads())
         ctx.save_for_backward(logits)
         ctx.shard, ctx.counted, ctx.lse = shard, call.counted, call.lse
         return loss.view(shard.row_shape)
