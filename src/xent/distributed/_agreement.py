@@ -17,7 +17,7 @@ from torch import Tensor
 from xent.distributed._ranks import Pending, Ranks, raise_together
 from xent.distributed._shard import Shard
 from xent.distributed._wire import Room
-from xent.errors import DtypeError, OptionError, ShapeError, XentError
+from xent.errors import DtypeError, OptionError, ShapeError, TargetRangeError, XentError
 from xent.problem import check_target_range
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # integers of so many bytes
@@ -49,11 +49,13 @@ class Agreement:
         starts: the first class of each rank, and at the end V.
         masses: ε / V · Σ_c w_c of each rank, float64.
         is_plain: whether every rank can take the rows as `_plain_rows` does: two ways of merging could differ in a bit.
+        failure: what this rank alone ran into since it told of itself; it travels with the states.
     """
 
     starts: list[int]
     masses: Tensor
     is_plain: bool = False
+    failure: Exception | None = None
 
 
 class Agreeing:
@@ -98,12 +100,22 @@ class Agreeing:
         if starts[-1] == 0:
             raise ShapeError("no rank has a class", "a loss needs at least one", "pass the shards of the logits")
         shard = replace(shard, start=starts[self.ranks.rank], total=starts[-1])
-        if not shard.is_dense:
-            check_target_range(shard.target, starts[-1], shard.terms.ignore_index, may_wait=True)
+        failure = None if shard.is_dense else _check_range(shard)
         share = shard.terms.label_smoothing / shard.total
         masses = torch.tensor([_as_float(numbers["mass"]) * share for numbers in told], dtype=torch.float64)
         is_plain = all(numbers["word"] == _MADE_PLAIN for numbers in told)
-        return shard, Agreement(starts, masses, is_plain), self.room
+        return shard, Agreement(starts, masses, is_plain, failure), self.room
+
+
+def _check_range(shard: Shard) -> Exception | None:
+    """Raise for a target out of range, as every rank does: their targets are the same. Another failure is returned."""
+    try:
+        check_target_range(shard.target, shard.total, shard.terms.ignore_index, may_wait=True)
+    except TargetRangeError:
+        raise
+    except Exception as error:
+        return error
+    return None
 
 
 def _header(part: Part) -> list[int]:

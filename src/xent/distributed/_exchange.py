@@ -40,6 +40,8 @@ class Exchange:
         """
         state, failure = None, None
         try:
+            if self._agreement.failure is not None:
+                raise self._agreement.failure
             self.kept = room.kept()
             state = compute()
             encode(self.shard, state, room.message)

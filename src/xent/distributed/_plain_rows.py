@@ -23,7 +23,7 @@ from xent.distributed._exchange import CrossEntropyRows, shard_file
 from xent.distributed._first_order import first_order
 from xent.distributed._ranks import Ranks, raise_together
 from xent.distributed._shard import Shard
-from xent.distributed._wire import HEAD, Room, is_short
+from xent.distributed._wire import HEAD, Room, is_short, write_failure
 
 if TYPE_CHECKING:
     from xent.backends.native import _kernels as _module
@@ -78,6 +78,7 @@ class PlainRows:
         Raises:
             XentError: a rank failed; on every rank.
         """
+        self._failure = self._failure or agreement.failure
         self._encode(shard)
         messages = self._ranks.gather(self._message, into=self._messages).wait()
         if bool(messages[:, 0].any()):
@@ -104,7 +105,7 @@ class PlainRows:
         except Exception as error:
             self._failure = error
         if self._failure is not None:
-            self._message[0] = 1
+            write_failure(self._message)
 
 
 @dataclass(eq=False)

@@ -91,8 +91,9 @@ def vocab_parallel_linear_cross_entropy(
 
     Errors:
         Raised on every rank of the group, with the number of the rank that failed and its cause; in the backward pass
-        too, until the sum of the gradient of `hidden` begins. What fails after that (the last product of the weight's
-        gradient), or where `hidden` requires no gradient, raises on its rank alone: the others wait for nothing of it.
+        too, from the gradient of the logits until the sum of the gradient of `hidden` begins. What fails before raises
+        on its rank alone, and the others end with the group's timeout; what fails after (the last product of the
+        weight's gradient), or where `hidden` requires no gradient, too, and the others wait for nothing of it.
 
     Raises:
         BackendError: `max_memory` is less than one row of logits takes.
