@@ -66,10 +66,10 @@ class GroupRanks:
 
 def _where_sent(tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
     """The tensor, or a copy on a device of the group: what a rank says of a bad argument lies on the CPU."""
-    kinds = [device.type for device in group._device_types]
-    if not kinds or tensor.device.type in kinds:
+    devices: list[torch.device] = group._device_types
+    if not devices or tensor.device.type in [device.type for device in devices]:
         return tensor
-    return tensor.to(kinds[0])
+    return tensor.to(devices[0])
 
 
 def _explained(ranks: GroupRanks, call: Callable[[], Any]) -> Any:

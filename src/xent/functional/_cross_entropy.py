@@ -185,9 +185,7 @@ def cross_entropy(
     return loss_of_rows(rows_of(input, target, terms, dim, shift, look=False), stats)
 
 
-def _rows_of_shard(
-    stats: bool, logits: Tensor, given: Callable[[], dict[str, Any]], group: object
-) -> CrossEntropyRows:
+def _rows_of_shard(stats: bool, logits: Tensor, given: Callable[[], dict[str, Any]], group: object) -> CrossEntropyRows:
     """This rank's rows: all their classes are here, or spread over a group."""
     if group is not None:
         return rows_over_classes(ranks_of(group), logits, lambda: part_of(logits, **given(), stats=stats))
