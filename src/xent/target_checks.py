@@ -39,8 +39,8 @@ def check_targets(on: bool = True) -> bool:
     nothing outside the logits is read. With the check on, the call of the loss marks it too, without waiting for the
     GPU; the next loss that has class indices on that GPU raises `TargetRangeError`, or the one after it where the GPU
     is behind. Classes that are spread over ranks (`xent.distributed`) are always checked, and raise at once: the call
-    waits anyway. `check_targets` itself waits for the GPU: what earlier calls have marked, on any GPU, it raises for, then
-    and there. The environment variable XENT_CHECK=1 begins a program with the check on.
+    waits anyway. `check_targets` itself waits for the GPU: what earlier calls have marked, on any GPU, it raises for,
+    then and there. The environment variable XENT_CHECK=1 begins a program with the check on.
 
     A CUDA graph marks at every replay, if a loss was checked on its GPU before the capture; what it marks raises
     outside. All graphs of a GPU mark in one place: of two that are replayed at the same time one may lose its mark; so

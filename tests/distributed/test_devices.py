@@ -1,4 +1,4 @@
-"""What concerns other devices than the CPU, without one: stand-ins say where tensors lie, and whose values can be read."""
+"""What concerns other devices than the CPU, without one: stand-ins say where tensors lie, and what can be read."""
 
 from __future__ import annotations
 

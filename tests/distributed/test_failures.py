@@ -1,9 +1,13 @@
-"""One rank fails, wherever that is: the others raise with its cause, and nobody waits for a message that never comes."""
+"""One rank fails, wherever that is: the others raise with its cause, and nobody waits for what never comes."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 import threading
 import traceback
+from pathlib import Path
+from shutil import rmtree
 
 import pytest
 import torch
@@ -18,6 +22,7 @@ from tests.distributed.in_threads import ThreadRanks, on_ranks
 from tests.distributed.processes import value_of
 from xent.distributed import _vocab_parallel_linear, global_row_count, vocab_parallel_cross_entropy
 from xent.distributed import vocab_parallel_linear_cross_entropy as linear
+from xent.recipes._pieces import Piece
 
 ROWS, CLASSES, FEATURES = 256, 6, 8  # every tensor with a number for each row has this many bytes or more
 
@@ -178,8 +183,13 @@ def a_mesh_of_two_axes_is_no_group(rank, size):
     return said(lambda: vocab_parallel_cross_entropy(logits, target, group=mesh))
 
 
-def test_mistakes_with_dtensors_reach_every_rank(on_processes):
-    checks = (rows_of_dtensors_fail_together, strided_shards_are_refused, a_mesh_of_two_axes_is_no_group)
+def test_mistakes_reach_every_rank(on_processes):
+    checks = (
+        rows_of_dtensors_fail_together,
+        strided_shards_are_refused,
+        a_mesh_of_two_axes_is_no_group,
+        a_part_of_a_checkpoint_cannot_be_read_back,
+    )
     results = on_processes(2, *checks)
     first, second = value_of(results, rows_of_dtensors_fail_together)
     parts = ("out of bounds", "out of bounds", "target has shape (255,)", "row_weight has shape (3,)", "is a list")
@@ -194,6 +204,29 @@ def test_mistakes_with_dtensors_reach_every_rank(on_processes):
         text.startswith("DtypeError: group is a DeviceMesh of 2 dimensions")
         for text in value_of(results, a_mesh_of_two_axes_is_no_group)
     )
+    for text in value_of(results, a_part_of_a_checkpoint_cannot_be_read_back):
+        assert text.startswith("RunError: "), text
+        assert "can't be read back (rank 1: [Errno 13] Permission denied" in text
+
+
+def a_part_of_a_checkpoint_cannot_be_read_back(rank, size):
+    """After it was written, on rank 1: the hashes of the others would wait for its own."""
+    from xent.recipes import _checkpoint_parts
+
+    place = Path(tempfile.gettempdir(), f"xent-parts-{os.getppid()}")
+    place.mkdir(exist_ok=True)
+
+    def fail(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    if rank == 1:
+        _checkpoint_parts.sha256_of = fail
+    pieces = {f"piece{n}": Piece(torch.full((4,), float(n)), (4 * rank,), torch.Size([8])) for n in range(3)}
+    try:
+        return said(lambda: _checkpoint_parts.write_parts(place, pieces))
+    finally:
+        dist.barrier()
+        rmtree(place, ignore_errors=True)
 
 
 def one_corner_of_a_mesh_fails(rank, size):

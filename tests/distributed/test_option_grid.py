@@ -64,9 +64,7 @@ def joined(problem: Problem, results: list[dict], dims: dict[str, int]) -> dict[
 
 
 def whole_probabilities(results: list) -> list:
-    """Of a sparse target's probabilities every rank has the gradient of its own classes, one without classes none: their
-    sum is the whole one.
-    """
+    """Of a sparse target's probabilities a rank has the gradient of its own classes, if any: their sum is the whole."""
     name, dicts = "grad.probabilities", [result for result in results if isinstance(result, dict)]
     parts = [result[name] for result in dicts if name in result]
     if parts:

@@ -1,4 +1,4 @@
-"""torch.autocast around the products of a linear loss, on the device of its tensors: `xent.distributed` has some on GPUs.
+"""torch.autocast around the products of a linear loss, on the device of its tensors (xent.distributed: GPUs too).
 
 Autocast changes operations of torch, not kernels: what F.linear would do is done here. Gradients come back through the
 casts in the dtypes of the caller's tensors.
