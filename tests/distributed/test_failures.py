@@ -8,12 +8,14 @@ import threading
 import traceback
 from pathlib import Path
 from shutil import rmtree
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.placement_types import _StridedShard
 from torch.overrides import TorchFunctionMode
 
 import xent
@@ -22,6 +24,10 @@ from tests.distributed.in_threads import ThreadRanks, on_ranks
 from tests.distributed.processes import value_of
 from xent.distributed import _vocab_parallel_linear, global_row_count, vocab_parallel_cross_entropy
 from xent.distributed import vocab_parallel_linear_cross_entropy as linear
+from xent.distributed._exchange import CrossEntropyRows
+from xent.distributed._ranks import ranks_of
+from xent.errors import DtypeError, OptionError, ShapeError
+from xent.functional._sharded_tensors import Layout, layout_of, together
 from xent.recipes._pieces import Piece
 
 ROWS, CLASSES, FEATURES = 256, 6, 8  # every tensor with a number for each row has this many bytes or more
@@ -77,7 +83,7 @@ def call_of(kind: str, ranks, hidden, weight, target):
     here = slice(0, 4) if ranks.rank == 0 else slice(4, CLASSES)
     if kind.startswith("linear"):
         own = weight[here]
-        return lambda: linear(hidden, own, target, group=ranks, max_memory=1500)
+        return lambda: linear(hidden, own, target, group=ranks, max_memory=2400)
     options = {"label_smoothing": 0.1} if kind == "formula" else {}
     logits = (hidden @ weight.T)[:, here].detach()
     return lambda: vocab_parallel_cross_entropy(logits, target, group=ranks, **options)
@@ -183,6 +189,49 @@ def a_mesh_of_two_axes_is_no_group(rank, size):
     return said(lambda: vocab_parallel_cross_entropy(logits, target, group=mesh))
 
 
+def test_rows_that_fail_on_one_rank_fail_on_all_along_both_axes_of_a_mesh():
+    """Rank 3 of (0 1 / 2 3), by threads: along the first axis 1 hears of it, and 0 along the second from 1."""
+    across, along = [on_pairs(((0, 2), (1, 3))), on_pairs(((0, 1), (2, 3)))]
+
+    def work(ranks: ThreadRanks):
+        groups = across[ranks.rank], along[ranks.rank]
+        layout = Layout(SimpleNamespace(get_group=lambda axis: groups[axis]), None, (0, 0), (8,))
+
+        def rows() -> CrossEntropyRows:
+            if ranks.rank == 3:
+                raise ShapeError("these rows", "they fit", "mend them")
+            return CrossEntropyRows(torch.zeros(2), torch.ones(2))
+
+        return together(layout, rows)
+
+    for rank, error in enumerate(on_ranks(4, work)):
+        assert isinstance(error, ShapeError), (rank, error)
+        assert error.got.endswith("these rows")
+
+
+def on_pairs(pairs: tuple[tuple[int, int], ...]) -> dict[int, ThreadRanks]:
+    """For each rank the group of the pair that it is in."""
+    found = {}
+    for pair in pairs:
+        slots, barrier = [None] * len(pair), threading.Barrier(len(pair))
+        found |= {rank: ThreadRanks(number, slots, barrier) for number, rank in enumerate(pair)}
+    return found
+
+
+def test_a_strided_shard_is_no_whole_block():
+    """`is_shard()` is false for it, as for a replica."""
+    placement = _StridedShard(1, split_factor=2)
+    with pytest.raises(OptionError, match="along axis 0 of the mesh; its shards are whole blocks"):
+        layout_of(SimpleNamespace(placements=[placement], ndim=2, shape=(4, 6)), 1)
+
+
+def test_a_mesh_of_two_axes_says_what_to_pass(monkeypatch):
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    with pytest.raises(DtypeError, match=r"a DeviceMesh of 2 dimensions; .*pass one axis of it"):
+        ranks_of(SimpleNamespace(ndim=2, get_group=lambda: None))
+
+
+@pytest.mark.slow
 def test_mistakes_reach_every_rank(on_processes):
     checks = (
         rows_of_dtensors_fail_together,
