@@ -59,7 +59,16 @@ def test_an_error_that_nobody_foresaw_is_the_only_one(ranks, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("size", "killed", "options"), [(2, 1, ()), (2, 0, ()), (4, 2, ()), (2, 1, ("--shard",)), (4, 3, ("--shard",))]
+    ("size", "killed", "options"),
+    [
+        (2, 1, ()),
+        (2, 0, ()),
+        (4, 2, ()),
+        (2, 1, ("--shard",)),
+        (4, 3, ("--shard",)),
+        (2, 0, ("--vocab-parallel", "2")),
+        (4, 2, ("--vocab-parallel", "2", "--shard")),
+    ],
 )
 def test_a_killed_rank_is_named(ranks, tmp_path, size, killed, options):
     run = tmp_path / "run"
