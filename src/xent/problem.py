@@ -265,12 +265,12 @@ def check_range_of(problem: Rows | HeadRows) -> None:
 
 
 def check_target_range(target: Tensor, num_classes: int, ignore_index: int, *, may_wait: bool = False) -> None:
-    """Raise for class indices outside [0, C) that are not `ignore_index`: at once on a CPU; on a GPU, if they are
-    checked there, at a later call, or where the caller waits for the GPU anyway, at once too.
+    """Raise for class indices outside [0, C) that are not `ignore_index`: at once on a CPU, and where the caller waits
+    for the GPU anyway; else on a GPU, if they are checked there, at a later call.
     """
     if not _is_plain(target) or target.numel() == 0 or target.is_meta:
         return
-    if target_checks.readable_at_once(target) or (target_checks.switch.on and may_wait):
+    if may_wait or target_checks.readable_at_once(target):
         _raise_at_once(target, num_classes, ignore_index)
     elif target_checks.switch.on:
         target_checks.look_later(target, num_classes, ignore_index)

@@ -38,7 +38,8 @@ def check_targets(on: bool = True) -> bool:
     On a CPU they are checked always, before any work. On a GPU a class index outside [0, C) makes its row NaN, and
     nothing outside the logits is read. With the check on, the call of the loss marks it too, without waiting for the
     GPU; the next loss that has class indices on that GPU raises `TargetRangeError`, or the one after it where the GPU
-    is behind. `check_targets` itself waits for the GPU: what earlier calls have marked, on any GPU, it raises for, then
+    is behind. Classes that are spread over ranks (`xent.distributed`) are always checked, and raise at once: the call
+    waits anyway. `check_targets` itself waits for the GPU: what earlier calls have marked, on any GPU, it raises for, then
     and there. The environment variable XENT_CHECK=1 begins a program with the check on.
 
     A CUDA graph marks at every replay, if a loss was checked on its GPU before the capture; what it marks raises

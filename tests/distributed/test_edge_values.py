@@ -10,7 +10,8 @@ import torch
 
 import xent
 from tests.distributed.in_threads import ThreadRanks, on_ranks
-from xent.distributed import vocab_parallel_cross_entropy, vocab_parallel_linear_cross_entropy
+from xent.distributed import global_row_count, vocab_parallel_cross_entropy, vocab_parallel_linear_cross_entropy
+from xent.errors import DtypeError, OptionError, ShapeError, TargetRangeError
 
 INF = float("inf")
 CUTS = (0, 2, 2, 5)
@@ -229,6 +230,61 @@ def test_the_messages_are_those_that_the_docstrings_say(dtype, target, stats):
         expected.append([HEADER, states, HEADER, states, sum_])
     for found in on_ranks(2, work):
         assert found == expected, found
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("target", [torch.full((3,), -100), torch.empty(0, dtype=torch.int64)], ids=["ignored", "none"])
+def test_plain_rows_of_which_none_counts(way, reduction, target):
+    """0, and 0/0 for the mean; the gradient is 0, or NaN where the mean is: as one process has it."""
+    logits = torch.randn(len(target), 5)
+    loss, gradient, sent = plain_rows(logits, target, WAYS[way], reduction=reduction)
+    whole = logits.clone().requires_grad_()
+    true = xent.cross_entropy(whole, target, reduction=reduction)
+    true.sum().backward()
+    torch.testing.assert_close(loss, true.detach(), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(gradient, whole.grad, rtol=0, atol=0, equal_nan=True)
+    assert sent == [HEADER, ("gather", 8)]
+
+
+DIFFERING = {
+    "a number": ({"normalizer": 7.0}, {"normalizer": 7.5}),
+    "a tensor": ({"normalizer": torch.tensor(7.0)}, {"normalizer": torch.tensor(8.0)}),
+    "row weights": ({"row_weight": torch.tensor([1.0, 2.0, 3.0])}, {"row_weight": torch.tensor([1.0, 2.0, 4.0])}),
+    "half": ({"row_weight": torch.ones(3).half()}, {"row_weight": torch.full((3,), 2.0).half()}),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERING)
+def test_ranks_with_other_weights_of_rows_or_normalizers_are_told(name):
+    """Each rank would have a loss of its own."""
+    target = torch.tensor([0, 1, 4])
+
+    def work(ranks: ThreadRanks, options):
+        return vocab_parallel_cross_entropy(torch.zeros(3, 3), target, group=ranks, **options[ranks.rank])
+
+    for error in on_ranks(2, lambda ranks: work(ranks, DIFFERING[name])):
+        assert isinstance(error, OptionError), error
+        assert "the values of row_weight and normalizer" in str(error)
+    same = DIFFERING[name][1]
+    again = {key: value.clone() if torch.is_tensor(value) else int(2 * value) / 2 for key, value in same.items()}
+    for loss in on_ranks(2, lambda ranks: work(ranks, (same, again))):
+        assert isinstance(loss, torch.Tensor), loss
+
+
+@pytest.mark.parametrize("target", [[0, -1], [3, 0]], ids=["below", "above"])
+def test_a_row_without_a_class_weight_is_an_error(target):
+    """Class -1 must not count as the last one does."""
+    weight = torch.tensor([1.0, 2.0, 4.0])
+    with pytest.raises(TargetRangeError, match="1 of 2 targets are out of bounds"):
+        global_row_count(torch.tensor(target), None, weight=weight)
+    assert float(global_row_count(torch.tensor([2, -100, 0]), None, weight=weight)) == 5
+    assert float(global_row_count(torch.tensor([2, -1, 0]), None, weight=weight, ignore_index=-1)) == 5
+    assert float(global_row_count(torch.empty(0, dtype=torch.int64), None, weight=weight)) == 0
+    with pytest.raises(ShapeError, match="one number for each class"):
+        global_row_count(torch.tensor([0]), None, weight=weight.view(1, 3))
+    with pytest.raises(DtypeError, match="weight is a list"):
+        global_row_count(torch.tensor([0]), None, weight=[1.0, 2.0])  # pyright: ignore[reportArgumentType]
 
 
 def test_results_are_the_same_to_the_last_bit_every_time():

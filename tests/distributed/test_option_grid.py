@@ -63,6 +63,18 @@ def joined(problem: Problem, results: list[dict], dims: dict[str, int]) -> dict[
     return whole
 
 
+def whole_probabilities(results: list) -> list:
+    """Of a sparse target's probabilities every rank has the gradient of its own classes, one without classes none: their
+    sum is the whole one.
+    """
+    name, dicts = "grad.probabilities", [result for result in results if isinstance(result, dict)]
+    parts = [result[name] for result in dicts if name in result]
+    if parts:
+        for result in dicts:
+            result[name] = sum(parts[1:], parts[0])
+    return results
+
+
 def row_leaves(problem: Problem, target, options: dict) -> dict:
     sparse = isinstance(target, xent.SparseTarget)
     named = {"probabilities": leaf(target.probabilities)} if sparse else {"target": target}
@@ -94,8 +106,6 @@ def test_cross_entropy(chosen):
             leaves = row_leaves(problem, target, options)
             if isinstance(target, xent.SparseTarget):
                 target = xent.SparseTarget(target.indices, leaves["probabilities"])
-            leaves.pop("probabilities", None)  # every rank would have a part of its gradient
-            leaves.pop("row_weight", None)
             with xent.backend(backend):
                 call = lambda **more: vocab_parallel_cross_entropy(  # noqa: E731
                     logits, target, group=ranks, dim=problem.class_dim, **options, **more
@@ -106,7 +116,7 @@ def test_cross_entropy(chosen):
                     _, rows = call(stats=True)
             return got | {f"rows.{name}": value for name, value in rows._asdict().items()}
 
-        got = joined(problem, on_ranks(size, work), dims)
+        got = joined(problem, whole_probabilities(on_ranks(size, work)), dims)
         rows = xent.RowStats(**{n: got.pop(f"rows.{n}") for n in xent.RowStats._fields})
         assert got["loss"].dtype == stats_dtype(problem.dtype)
         assert_within_budget(truth, got, plain, unit)
@@ -138,17 +148,19 @@ def test_linear_cross_entropy(chosen):
                 target = xent.SparseTarget(*(part.detach() for part in target))
             own_options = {n: v.detach() if torch.is_tensor(v) else v for n, v in own.options().items()}
             with xent.backend(backend):
-                got = measured(
-                    lambda: vocab_parallel_linear_cross_entropy(
-                        local["hidden"], local["linear_weight"], target.detach() if torch.is_tensor(target) else target,
-                        local_bias=local.get("linear_bias"), group=ranks, dim=dim, max_memory=SMALL, **own_options,
-                    ),
-                    local,
+                call = lambda **more: vocab_parallel_linear_cross_entropy(  # noqa: E731
+                    local["hidden"], local["linear_weight"], target.detach() if torch.is_tensor(target) else target,
+                    local_bias=local.get("linear_bias"), group=ranks, dim=dim, max_memory=SMALL, **own_options, **more,
                 )  # fmt: skip
-            assert [kind for kind, _ in ranks.sent] == ["gather", "gather", "add"]
-            return got
+                got = measured(call, local)
+                assert [kind for kind, _ in ranks.sent] == ["gather", "gather", "add"]
+                with torch.no_grad():
+                    _, rows = call(stats=True)
+            return got | {f"rows.{name}": value for name, value in rows._asdict().items()}
 
         got = joined(problem, on_ranks(size, work), {"grad.linear_weight": 0, "grad.linear_bias": 0})
+        rows = xent.RowStats(**{n: got.pop(f"rows.{n}") for n in xent.RowStats._fields})
+        check_statistics(rows, truth, unit, problem.dtype)
         assert got["grad.hidden"].dtype == problem.dtype
         # in half dtypes each rank rounds its part of a product once, and they are summed in that dtype
         assert_within_budget(truth, got, plain, unit)

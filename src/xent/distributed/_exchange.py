@@ -12,7 +12,7 @@ from xent.distributed._agreement import Agreement
 from xent.distributed._merge import MergedRows, merged
 from xent.distributed._ranks import Ranks, raise_together
 from xent.distributed._shard import Shard, ShardState
-from xent.distributed._wire import decoded, encoded
+from xent.distributed._wire import Room, decoded, encode, write_failure
 from xent.ops.choice import chosen_name
 from xent.problem import Rows, true_class
 from xent.reduction import reduce_rows
@@ -25,17 +25,14 @@ class Exchange:
 
     Attributes:
         shard: the rank's part.
-        kept: numbers of the rows that count, (M,); None where all do.
+        kept: numbers of the rows that count, (M,), from `merged` on; None where all do.
     """
 
     def __init__(self, ranks: Ranks, shard: Shard, agreement: Agreement) -> None:
         self.ranks, self.shard, self._agreement = ranks, shard, agreement
-        counted = shard.counted()
-        mask = None if counted is None else counted.reshape(-1)
-        self.kept = None if mask is None or bool(mask.all()) else mask.nonzero().squeeze(1)
-        self.num_kept = shard.row_shape.numel() if self.kept is None else len(self.kept)
+        self.kept: Tensor | None = None
 
-    def merged(self, compute: Callable[[], ShardState]) -> MergedRows:
+    def merged(self, room: Room, compute: Callable[[], ShardState]) -> MergedRows:
         """Values of the counted rows (M,), from the states (M,) that `compute` makes; it may fail, on all ranks then.
 
         Raises:
@@ -43,10 +40,15 @@ class Exchange:
         """
         state, failure = None, None
         try:
+            if self._agreement.failure is not None:
+                raise self._agreement.failure
+            self.kept = room.kept()
             state = compute()
+            encode(self.shard, state, room.message)
         except Exception as error:  # whatever it is, the others must hear of it
             failure = error
-        messages = self.ranks.gather(encoded(self.shard, state, self.num_kept)).wait()
+            write_failure(room.message)
+        messages = self.ranks.gather(room.message, into=room.messages).wait()
         raise_together(self.ranks, failure, messages[:, 0])
         if state is None:
             raise RuntimeError("a rank without a state did not say that it failed")
@@ -108,8 +110,9 @@ class CrossEntropyRows:
 
 
 def as_rows(shard: Shard) -> Rows:
-    """The shard in the form that reads its target; its classes are not all here."""
-    return Rows(shard.logits, shard.target, shard.terms, shard.probabilities)
+    """The shard in the form that reads its target: with as many classes as all ranks have, and no memory for them."""
+    of_all = shard.logits.new_empty(()).expand(*shard.row_shape, shard.total)
+    return Rows(of_all, shard.target, shard.terms, shard.probabilities)
 
 
 def shard_file(shard: Shard, *others: Tensor | None) -> str:

@@ -23,7 +23,7 @@ from xent.distributed._exchange import CrossEntropyRows, shard_file
 from xent.distributed._first_order import first_order
 from xent.distributed._ranks import Ranks, raise_together
 from xent.distributed._shard import Shard
-from xent.distributed._wire import HEAD, bytes_per_row, is_short
+from xent.distributed._wire import HEAD, Room, is_short, write_failure
 
 if TYPE_CHECKING:
     from xent.backends.native import _kernels as _module
@@ -44,35 +44,33 @@ class PlainRows:
     ones where its loss will, and those of all classes, kept for the gradient, where its own message was.
     """
 
-    def __init__(self, shard: Shard, ranks: Ranks) -> None:
+    def __init__(self, shard: Shard, room: Room, ranks: Ranks) -> None:
         self._shard, self._ranks = shard, ranks
         self._rows = shard.row_shape.numel()
-        self._counted = _counted(shard)
-        counted = self._rows if self._counted is None else int(self._counted.sum())
-        self._message = torch.empty(HEAD + counted * bytes_per_row(shard), dtype=torch.uint8)
-        self._messages = torch.empty(ranks.size, len(self._message), dtype=torch.uint8)
-        self._loss = torch.empty(self._rows, dtype=torch.float32)
+        self._counted, self._message, self._messages = room.counted, room.message, room.messages
+        self._loss: Tensor | None = None
         self._sums: tuple[Tensor, ...] = ()
         self._failure: Exception | None = None
 
     def begin(self) -> None:
         """The log-sum-exps of the rank's classes: they need nothing of the other ranks."""
-        if not self._shard.width:
-            return
         try:
-            self._sums = self._room_of_sums()
+            self._loss = torch.empty(self._rows, dtype=torch.float32)
+            if not self._shard.width:
+                return
+            self._sums = self._room_of_sums(self._loss)
             outputs = dict(zip(("exact_lse", "lse_low", "lse"), self._sums, strict=True))
             _kernels().cross_entropy(_problem(self._shard, self._counted), outputs, torch.get_num_threads())
         except Exception as error:  # whatever it is, the others must hear of it
             self._failure = error
 
-    def _room_of_sums(self) -> tuple[Tensor, ...]:
+    def _room_of_sums(self, loss: Tensor) -> tuple[Tensor, ...]:
         """Two numbers of float64 and one of float32 for each row."""
         room = self._messages.view(-1)
         if len(room) < 16 * self._rows:
             room = torch.empty(16 * self._rows, dtype=torch.uint8)
         exact, low, _ = room.tensor_split([8 * self._rows, 16 * self._rows])
-        return exact.view(torch.float64), low.view(torch.float64), self._loss
+        return exact.view(torch.float64), low.view(torch.float64), loss
 
     def finish(self, shard: Shard, agreement: Agreement) -> CrossEntropyRows:
         """Loss and weight of every row, from the shard that knows its place.
@@ -80,10 +78,13 @@ class PlainRows:
         Raises:
             XentError: a rank failed; on every rank.
         """
+        self._failure = self._failure or agreement.failure
         self._encode(shard)
         messages = self._ranks.gather(self._message, into=self._messages).wait()
         if bool(messages[:, 0].any()):
             raise_together(self._ranks, self._failure, messages[:, 0])
+        if self._loss is None:
+            raise RuntimeError("a rank without room for its loss did not say that it failed")
         call = _Call(shard, self._counted, agreement.starts, messages, self._loss, self._room_of_lse())
         loss = _Plain.apply(shard.logits, call)
         one = torch.ones((), dtype=shard.dtype)
@@ -104,7 +105,7 @@ class PlainRows:
         except Exception as error:
             self._failure = error
         if self._failure is not None:
-            self._message[0] = 1
+            write_failure(self._message)
 
 
 @dataclass(eq=False)
@@ -117,12 +118,6 @@ class _Call:
     messages: Tensor
     loss: Tensor
     lse: Tensor
-
-
-def _counted(shard: Shard) -> Tensor | None:
-    """The mask of the rows that count, or None where all do."""
-    mask = shard.counted()
-    return None if mask is None or bool(mask.all()) else mask
 
 
 def _native(shard: Shard) -> _module.ShardRows:

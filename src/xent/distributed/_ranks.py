@@ -50,16 +50,26 @@ class GroupRanks:
         self.group, self.rank, self.size = group, dist.get_rank(group), dist.get_world_size(group)
 
     def gather(self, message: Tensor, into: Tensor | None = None) -> Pending:
-        """Collect a message of every rank."""
+        """Collect a message of every rank; the result is where the message is."""
         whole = message.new_empty(self.size * message.numel()) if into is None else into.view(-1)
+        sent, found = (_where_sent(tensor, self.group) for tensor in (message, whole))
         gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-        begin = _explained(self, lambda: gather(whole, message, group=self.group, async_op=True))
-        return Pending(_explained_wait(self, begin), whole.view(self.size, -1))
+        begin = _explained(self, lambda: gather(found, sent, group=self.group, async_op=True))
+        return Pending(_explained_wait(self, begin, found, whole), whole.view(self.size, -1))
 
     def add(self, tensor: Tensor) -> Pending:
         """Sum a tensor over the ranks, in place."""
-        begin = _explained(self, lambda: dist.all_reduce(tensor, group=self.group, async_op=True))
-        return Pending(_explained_wait(self, begin), tensor)
+        summed = _where_sent(tensor, self.group)
+        begin = _explained(self, lambda: dist.all_reduce(summed, group=self.group, async_op=True))
+        return Pending(_explained_wait(self, begin, summed, tensor), tensor)
+
+
+def _where_sent(tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """The tensor, or a copy on a device of the group: what a rank says of a bad argument lies on the CPU."""
+    devices: list[torch.device] = group._device_types
+    if not devices or tensor.device.type in [device.type for device in devices]:
+        return tensor
+    return tensor.to(devices[0])
 
 
 def _explained(ranks: GroupRanks, call: Callable[[], Any]) -> Any:
@@ -69,8 +79,14 @@ def _explained(ranks: GroupRanks, call: Callable[[], Any]) -> Any:
         raise _failure(ranks, error) from error
 
 
-def _explained_wait(ranks: GroupRanks, work: Any) -> Callable[[], object]:
-    return lambda: _explained(ranks, work.wait) if work is not None else None
+def _explained_wait(ranks: GroupRanks, work: Any, found: Tensor, wanted: Tensor) -> Callable[[], object]:
+    def wait() -> None:
+        if work is not None:
+            _explained(ranks, work.wait)
+        if found is not wanted:
+            wanted.copy_(found)
+
+    return wait
 
 
 def _failure(ranks: GroupRanks, error: RuntimeError) -> DistributedError:
@@ -107,6 +123,12 @@ def ranks_of(group: object) -> Ranks:
         )
     get_group = getattr(group, "get_group", None)
     if get_group is not None:
+        if getattr(group, "ndim", 1) != 1:
+            raise DtypeError(
+                f"group is a DeviceMesh of {group.ndim} dimensions",  # pyright: ignore[reportAttributeAccessIssue]
+                "it is a ProcessGroup or a one-dimensional DeviceMesh",
+                'pass one axis of it, such as mesh["tensor"]',
+            )
         group = get_group()
     if group == dist.GroupMember.NON_GROUP_MEMBER:
         raise DistributedError(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from xent.distributed._ranks import Ranks, raise_together, ranks_of
 from xent.errors import DtypeError, OptionError, ShapeError
-from xent.problem import check_tensor, drop_first
+from xent.problem import check_device, check_target_range, check_tensor, drop_first
 
 
 def global_row_count(
@@ -90,8 +90,16 @@ def _counted(target: Tensor, ignore_index: int, shift: int, weight: Tensor | Non
     counted = indices != ignore_index
     if weight is None:
         return counted.sum().double()
+    _check_weight(weight, indices)
+    check_target_range(indices, len(weight), ignore_index, may_wait=True)  # the count is waited for anyway
     own = weight.detach().double()[indices.masked_fill(~counted, 0).reshape(-1)].reshape(indices.shape)
     return own.masked_fill(~counted, 0).sum()
+
+
+def _check_weight(weight: Tensor, indices: Tensor) -> None:
+    check_device("weight", weight, indices.device)
+    if weight.ndim != 1 or not len(weight):
+        raise ShapeError(f"weight has shape {tuple(weight.shape)}", "it has one number for each class", "pass (C,)")
 
 
 def _summed(ranks: Ranks, count: Tensor, failure: Exception | None, device: torch.device) -> Tensor:

@@ -144,12 +144,13 @@ def rows_over_classes(ranks: Ranks, local_logits: Tensor, part: Callable[[], Par
     """Every row of logits whose classes are spread over the ranks."""
     device = local_logits.device if isinstance(local_logits, Tensor) else torch.device("cpu")
     agreeing = Agreeing(ranks, device, part)
-    plain = PlainRows(agreeing.part.shard, ranks) if agreeing.part is not None and agreeing.part.is_plain else None
-    if plain is not None:
+    plain = None
+    if agreeing.part is not None and agreeing.room is not None and agreeing.part.is_plain:
+        plain = PlainRows(agreeing.part.shard, agreeing.room, ranks)
         plain.begin()  # while the others answer
-    shard, agreement = agreeing.finish()
+    shard, agreement, room = agreeing.finish()
     if plain is not None and agreement.is_plain:
         return plain.finish(shard, agreement)
     exchange = Exchange(ranks, shard, agreement)
     file = _shard_kernels if shard_file(shard) == "kernels" else _shard_formula
-    return exchange.weighed(exchange.merged(lambda: file.state_of(shard).at(exchange.kept)))
+    return exchange.weighed(exchange.merged(room, lambda: file.state_of(shard).at(exchange.kept)))

@@ -91,7 +91,9 @@ def vocab_parallel_linear_cross_entropy(
 
     Errors:
         Raised on every rank of the group, with the number of the rank that failed and its cause; in the backward pass
-        too.
+        too, from the gradient of the logits until the sum of the gradient of `hidden` begins. What fails before raises
+        on its rank alone, and the others end with the group's timeout; what fails after (the last product of the
+        weight's gradient), or where `hidden` requires no gradient, too, and the others wait for nothing of it.
 
     Raises:
         BackendError: `max_memory` is less than one row of logits takes.
@@ -141,9 +143,9 @@ def linear_rows_over_classes(
     device = hidden.device if isinstance(hidden, Tensor) else torch.device("cpu")
     agreeing = Agreeing(ranks, device, lambda: work.part_of(problem(), stats))
     work.begin()  # while the others answer
-    shard, agreement = agreeing.finish()
+    shard, agreement, room = agreeing.finish()
     exchange = Exchange(ranks, shard, agreement)
-    return exchange.weighed(exchange.merged(lambda: work.states(shard, ranks)))
+    return exchange.weighed(exchange.merged(room, lambda: work.states(shard, ranks)))
 
 
 class _Work:
@@ -224,11 +226,12 @@ def _gradients(
     room = HeadGradients(None, None, None)
     needs_hidden, needs_weight, needs_bias = needed[:3]
     exact, weight = accumulator(rows.weight.dtype), rows.weight
-    if needs_hidden:
-        dtype = exact if rows.cut.tile else weight.dtype  # rounded once on each rank, when it is whole
-        room.hidden = torch.zeros(rows.hidden.numel() + 1, dtype=dtype, device=weight.device)
     failure, pending, left = None, None, len(rows) * len(weight)
+    wanted = rows.hidden.numel() + 1
     try:
+        if needs_hidden:
+            dtype = exact if rows.cut.tile else weight.dtype  # rounded once on each rank, when it is whole
+            room.hidden = torch.zeros(wanted, dtype=dtype, device=weight.device)
         if needs_weight:
             dtype = exact if rows.sums_weight else weight.dtype
             room.weight = torch.zeros(weight.shape, dtype=dtype, device=weight.device)
@@ -241,13 +244,15 @@ def _gradients(
                 room.hidden = room.hidden.to(weight.dtype)
                 pending = ranks.add(room.hidden)
             _add_to_head(room, rows, gradient, some, classes)
+        if room.hidden is not None:
+            room.hidden = room.hidden.to(weight.dtype)
     except Exception as error:  # the others are on their way to the sum
-        if room.hidden is None or pending is not None:
+        if not needs_hidden or pending is not None:
             raise
-        failure = error
+        failure, room = error, HeadGradients(None, None, None)  # what is freed has room for what the sum takes
+        room.hidden = torch.zeros(wanted, dtype=weight.dtype, device=weight.device)
     dtype = weight.dtype
     if room.hidden is not None:
-        room.hidden = room.hidden.to(dtype)
         _wait_for_sum(ranks, room.hidden, pending, failure)
     return HeadGradients(
         room.hidden,

@@ -13,11 +13,15 @@ error 2**-37, 1e-9 for a surprisal of 100.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from xent.distributed._agreement import Agreement
 from xent.distributed._shard import Shard, ShardState
+
+if TYPE_CHECKING:
+    from xent.distributed._agreement import Agreement
 
 SIX = "six bytes"  # a float64 without its last 16 binary digits
 Kind = torch.dtype | str
@@ -62,19 +66,47 @@ def bytes_per_row(shard: Shard) -> int:
     return sum(6 if kind is SIX else torch.empty(0, dtype=kind).element_size() for kind in planes_of(shard).values())  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
-def encoded(shard: Shard, state: ShardState | None, num_rows: int) -> Tensor:
-    """The message of a rank: the state of its counted rows (M,), or the word that it failed."""
+class Room:
+    """Which rows count, and the memory of their messages.
+
+    It is made before the first message, which can still say that it was not there: after that a rank without it could
+    not take part, and the others would wait.
+
+    Attributes:
+        counted: mask (*rows) of the rows that count; None where all do.
+        num_counted: M.
+        message: the rank's own, (n,) bytes.
+        messages: of all ranks, (size, n).
+    """
+
+    def __init__(self, shard: Shard, size: int) -> None:
+        mask = shard.counted()
+        self.counted = None if mask is None or bool(mask.all()) else mask
+        self.num_counted = shard.row_shape.numel() if self.counted is None else int(self.counted.sum())
+        num_bytes, device = HEAD + self.num_counted * bytes_per_row(shard), shard.logits.device
+        self.message = torch.empty(num_bytes, dtype=torch.uint8, device=device)
+        self.messages = torch.empty(size, num_bytes, dtype=torch.uint8, device=device)
+
+    def kept(self) -> Tensor | None:
+        """Numbers of the rows that count, (M,); None where all do."""
+        return None if self.counted is None else self.counted.reshape(-1).nonzero().squeeze(1)
+
+
+def write_failure(message: Tensor) -> None:
+    """The word that the rank failed."""
+    message.zero_()
+    message[0] = 1
+
+
+def encode(shard: Shard, state: ShardState, message: Tensor) -> None:
+    """Write the state of a rank's counted rows (M,) as its message."""
     device = shard.logits.device
-    if state is None:
-        message = torch.zeros(HEAD + num_rows * bytes_per_row(shard), dtype=torch.uint8, device=device)
-        message[0] = 1
-        return message
     values = vars(state) | (_short_form(shard, state) if is_short(shard) else {})
     if "reference" in planes_of(shard) and shard.dtype != torch.float64:
         values = values | {"reference": state.reference + state.rest}
     parts = [torch.zeros(HEAD, dtype=torch.uint8, device=device)]
     parts += [_to_bytes(values[name].detach(), kind) for name, kind in planes_of(shard).items()]
-    return torch.cat(parts)
+    torch.cat(parts, out=message)
 
 
 def _short_form(shard: Shard, state: ShardState) -> dict[str, Tensor]:

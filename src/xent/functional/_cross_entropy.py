@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, Unpack, overload
 
@@ -184,12 +185,11 @@ def cross_entropy(
     return loss_of_rows(rows_of(input, target, terms, dim, shift, look=False), stats)
 
 
-def _rows_of_shard(stats: bool, given: dict[str, Any], group: object) -> CrossEntropyRows:
+def _rows_of_shard(stats: bool, logits: Tensor, given: Callable[[], dict[str, Any]], group: object) -> CrossEntropyRows:
     """This rank's rows: all their classes are here, or spread over a group."""
-    tensors = given["input"], given["target"], given["terms"], given["dim"], given["shift"]
     if group is not None:
-        return rows_over_classes(ranks_of(group), given["input"], lambda: part_of(*tensors, stats))
-    problem = rows_of(*tensors)
+        return rows_over_classes(ranks_of(group), logits, lambda: part_of(logits, **given(), stats=stats))
+    problem = rows_of(logits, **given())
     terms = problem.terms
     others = problem.target, problem.probabilities, terms.weight, terms.row_weight
     file = column("cross_entropy", problem.logits, *others)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, Unpack, overload
@@ -160,16 +161,18 @@ def linear_cross_entropy(
     return file.rows(problem)[0] if reduction == "none" else file.total(problem)
 
 
-def _rows_of_shard(stats: bool, max_memory: int | None, given: dict[str, Any], group: object) -> CrossEntropyRows:
+def _rows_of_shard(
+    stats: bool, max_memory: int | None, hidden: Tensor, given: Callable[[], dict[str, Any]], group: object
+) -> CrossEntropyRows:
     """This rank's rows: all their classes are here, or spread over a group."""
 
     def problem() -> HeadRows:
-        head = Head(given["linear_weight"], given["linear_bias"], is_shard=group is not None)
-        rows = head_rows_of(given["input"], head, given["target"], given["terms"], given["dim"], given["shift"])
-        return replace(rows, max_memory=max_memory)
+        options = given()
+        head = Head(options.pop("linear_weight"), options.pop("linear_bias"), is_shard=group is not None)
+        return replace(head_rows_of(hidden, head, **options), max_memory=max_memory)
 
     if group is not None:
-        return linear_rows_over_classes(ranks_of(group), given["input"], problem, stats)
+        return linear_rows_over_classes(ranks_of(group), hidden, problem, stats)
     rows = problem()
     terms = rows.terms
     others = rows.weight, rows.bias, rows.target, rows.probabilities, terms.weight, terms.row_weight

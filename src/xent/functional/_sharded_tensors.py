@@ -19,14 +19,16 @@ import torch
 from torch import Tensor
 
 from xent.distributed._exchange import CrossEntropyRows
+from xent.distributed._ranks import Ranks, raise_together, ranks_of
 from xent.errors import OptionError, ShapeError
-from xent.problem import checked_dim, class_dim
+from xent.problem import check_tensor, checked_dim, class_dim
 from xent.reduction import as_denominator, sum_of_rows
 from xent.row_stats import RowStats
 from xent.sparse_target import SparseTarget
 from xent.terms import LossTerms
 
-LocalRows = Callable[[dict[str, Any], object], CrossEntropyRows]
+Given = Callable[[], dict[str, Any]]
+LocalRows = Callable[[Tensor, Given, object], CrossEntropyRows]  # of local logits or hidden states, and their options
 
 
 def is_sharded(*tensors: object) -> bool:
@@ -87,11 +89,13 @@ def layout_of(input: Any, class_at: int) -> Layout:
     class_axis = None
     for axis, placement in enumerate(input.placements):
         row_dims.append(None)
-        if not placement.is_shard():
+        if placement.is_replicate():
             continue
-        if type(placement).__name__ != "Shard":
+        if type(placement).__name__ != "Shard":  # `is_shard` says no of a strided one
             raise OptionError(
-                f"input is placed as {placement}", "its shards are whole blocks of a dimension", "redistribute it"
+                f"input is placed as {placement} along axis {axis} of the mesh",
+                "its shards are whole blocks of a dimension, which flatten() of a split one does not leave",
+                "pass it unflattened, with dim=, or redistribute it",
             )
         dim = placement.dim % input.ndim
         if dim != class_at:
@@ -141,27 +145,78 @@ def local_options(
     """This rank's part of target and weights."""
     num_rows = len(layout.row_shape)
     of_rows = layout.placements(lambda dim: dim, None)
+    row_weight = _row_weight(terms, layout)
     if isinstance(target, SparseTarget):
         target = SparseTarget(*(local_part(part, layout, of_rows, "target") for part in target))
-    elif target.ndim > num_rows:
+    elif check_tensor("target", target).ndim > num_rows:
         dense = layout.placements(lambda dim: dim + (dim >= class_at), class_at)
         target = local_part(target, layout, dense, "target")
     else:
         _check_target_shape(target, layout)
         target = local_part(target, layout, of_rows, "target")
-    weight, row_weight = terms.weight, terms.row_weight
+    weight = terms.weight
     if weight is not None:
         of_classes = [
             placement if axis == layout.class_axis else _whole()
             for axis, placement in enumerate(layout.placements(lambda dim: dim, 0))
         ]
-        weight = local_part(weight, layout, of_classes, "weight")
+        weight = local_part(check_tensor("weight", weight), layout, of_classes, "weight")
     if row_weight is not None:
-        row_weight = local_part(row_weight.expand(layout.row_shape), layout, of_rows, "row_weight")
-    normalizer = terms.normalizer
-    if is_sharded(normalizer):
-        normalizer = normalizer.full_tensor()  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
-    return target, replace(terms, weight=weight, row_weight=row_weight, normalizer=normalizer)
+        row_weight = local_part(row_weight, layout, of_rows, "row_weight")
+    return target, replace(terms, weight=weight, row_weight=row_weight)
+
+
+def _row_weight(terms: LossTerms, layout: Layout) -> Tensor | None:
+    """Those of all rows."""
+    if terms.row_weight is None:
+        return None
+    row_weight = check_tensor("row_weight", terms.row_weight)
+    try:
+        return row_weight.expand(layout.row_shape)
+    except RuntimeError as error:
+        raise ShapeError(
+            f"row_weight has shape {tuple(row_weight.shape)}",
+            f"it must broadcast to the rows {layout.row_shape} over all ranks",
+            "pass one weight for each row",
+        ) from error
+
+
+def with_whole_normalizer(terms: LossTerms) -> LossTerms:
+    """The terms with the number that a DTensor holds."""
+    if not is_sharded(terms.normalizer):
+        return terms
+    return replace(terms, normalizer=terms.normalizer.full_tensor())  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+
+
+def together(layout: Layout, call: Callable[[], CrossEntropyRows]) -> CrossEntropyRows:
+    """What `call` returns, unless it raises on a rank: then it raises on all ranks of the mesh.
+
+    Those who share the classes tell each other; along every axis of rows a flag travels: the sum is yet to come, and
+    a rank that raised would not be there.
+    """
+    rows, failure = None, None
+    try:
+        rows = call()
+    except Exception as error:  # whatever it is, the others must hear of it
+        failure = error
+    for axis, row in enumerate(layout.row_dims):
+        if row is not None:
+            failure = _heard(ranks_of(layout.mesh.get_group(axis)), failure)
+    if failure is not None:
+        raise failure
+    if rows is None:
+        raise RuntimeError("a rank without rows did not say that it failed")
+    return rows
+
+
+def _heard(ranks: Ranks, failure: Exception | None) -> Exception | None:
+    """The rank's own failure, or that of another."""
+    flags = ranks.gather(torch.tensor([failure is not None], dtype=torch.uint8)).wait()[:, 0]
+    try:
+        raise_together(ranks, failure, flags)
+    except Exception as error:
+        return error
+    return None
 
 
 def _whole() -> Any:
@@ -270,11 +325,15 @@ def cross_entropy_of_shards(
     input = without_partial(input)
     layout = layout_of(input, where)
     check_shift(shift, layout)
-    part, terms_here = local_options(target, terms, layout, where)
+    terms = with_whole_normalizer(terms)
     logits = input.to_local(grad_placements=input.placements)
-    given = {"input": logits, "target": part, "terms": terms_here, "dim": where, "shift": shift}
-    rows = local(given, layout.group())
-    return with_stats(rows, reduced(rows, terms_here, layout, shift), layout, shift)
+
+    def given() -> dict[str, Any]:
+        part, terms_here = local_options(target, terms, layout, where)
+        return {"target": part, "terms": terms_here, "dim": where, "shift": shift}
+
+    rows = together(layout, lambda: local(logits, given, layout.group()))
+    return with_stats(rows, reduced(rows, terms, layout, shift), layout, shift)
 
 
 def linear_of_shards(
@@ -299,16 +358,20 @@ def linear_of_shards(
     hidden, weight = (without_partial(t) if is_sharded(t) else t for t in (hidden, weight))
     layout, hidden, weight = hidden_layout(hidden, weight, where)
     check_shift(shift, layout)
-    part, terms_here = local_options(target, terms, layout, where)
+    terms = with_whole_normalizer(terms)
     here = [p if axis == layout.class_axis else _whole() for axis, p in enumerate(weight.placements)]
-    given = {
-        "input": hidden.to_local(grad_placements=hidden.placements),
-        "linear_weight": weight.to_local(grad_placements=layout.with_partial_rows(weight.placements)),
-        "linear_bias": None if bias is None else local_part(bias, layout, here, "linear_bias"),
-        "target": part,
-        "terms": terms_here,
-        "dim": where,
-        "shift": shift,
-    }
-    rows = local(given, layout.group())
-    return with_stats(rows, reduced(rows, terms_here, layout, shift), layout, shift)
+    states = hidden.to_local(grad_placements=hidden.placements)
+
+    def given() -> dict[str, Any]:
+        part, terms_here = local_options(target, terms, layout, where)
+        return {
+            "linear_weight": weight.to_local(grad_placements=layout.with_partial_rows(weight.placements)),
+            "linear_bias": None if bias is None else local_part(bias, layout, here, "linear_bias"),
+            "target": part,
+            "terms": terms_here,
+            "dim": where,
+            "shift": shift,
+        }
+
+    rows = together(layout, lambda: local(states, given, layout.group()))
+    return with_stats(rows, reduced(rows, terms, layout, shift), layout, shift)

@@ -53,7 +53,7 @@ def write_parts(place: Path, pieces: Mapping[str, Piece]) -> dict[str, str]:
         SHA-256 of every file by its name, on every rank.
 
     Raises:
-        RunError: on every rank, if one could not write.
+        RunError: on every rank, if one could not write, or not read what was written.
     """
     with _saying(lambda why: RunError(
         f"{place} can't be written ({why})", "each rank writes its part of a checkpoint",
@@ -64,11 +64,26 @@ def write_parts(place: Path, pieces: Mapping[str, Piece]) -> dict[str, str]:
             storage_writer=HuggingFaceStorageWriter(str(place), save_distributed=True),
             planner=_PieceWriter(flatten_state_dict=False, flatten_sharded_tensors=False),
         )
-    mine = sorted(place.glob("*.safetensors"))[dist.get_rank() :: dist.get_world_size()]
     found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, {path.name: sha256_of(path) for path in mine})
-    sync_directory(place)
+    dist.all_gather_object(found, _hashes_of_my_share(place))
+    for rank, part in enumerate(found):
+        if isinstance(part, str):
+            raise RunError(
+                f"{place} can't be read back (rank {rank}: {part})", "each rank reads its share of what was written",
+                f"mend that, then go on with --resume {place.parent}",
+            )  # fmt: skip
     return {name: digest for part in found for name, digest in part.items()}
+
+
+def _hashes_of_my_share(place: Path) -> dict[str, str] | str:
+    """SHA-256 by name of this rank's share of the files, or why there are none: the others must hear of it."""
+    try:
+        mine = sorted(place.glob("*.safetensors"))[dist.get_rank() :: dist.get_world_size()]
+        found = {path.name: sha256_of(path) for path in mine}
+        sync_directory(place)
+    except OSError as error:
+        return str(error)
+    return found
 
 
 def read_parts(place: Path, parts: Parts, pieces: Mapping[str, Piece]) -> None:
