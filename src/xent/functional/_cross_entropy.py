@@ -155,14 +155,14 @@ def cross_entropy(
         and type(target) is Tensor
         and target.dtype is _INT64
         and (
-            (input.numel() <= TINY and input.dtype in _FULL)
-            or (input.is_cuda and input.numel() <= TINY_ON_A_GPU and input.dtype in FLOATS)
+            ((dtype := input.dtype) in _FULL and input.numel() <= TINY)
+            or (input.is_cuda and input.numel() <= TINY_ON_A_GPU and dtype in FLOATS)
         )
         and (not open_blocks or _request.name == "auto")
         and not (_checks.on and input.is_cuda)
     ):
         try:
-            if input.dtype in _FULL:
+            if dtype in _FULL:
                 return _torch_kernel(input, target, None, _TORCH_NUMBER_OF[reduction], ignore_index, 0.0)
             # The two kernels that it is made of: the first takes half logits, and gives float32.
             log_probs = torch.log_softmax(input, 1 if input.ndim > 1 else 0, torch.float32)
