@@ -7,6 +7,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstdint>
 #include <optional>
 #include <string>
 
@@ -63,11 +64,19 @@ inline void collapse_rows(const char* name, const auto& a, RowView& view) {
   }
 }
 
+// Loads and stores in a compiler's eyes, and streaming stores in the processor's, need whole multiples.
+inline void* data_of(const std::string& name, const auto& a) {
+  const void* data = a.data();
+  if (reinterpret_cast<uintptr_t>(data) % a.itemsize() != 0)
+    throw nb::value_error((name + " lies at an address that is no multiple of its element size").c_str());
+  return const_cast<void*>(data);
+}
+
 inline RowView view_of(const char* name, const auto& a) {
   if (a.ndim() == 0) throw nb::value_error((std::string(name) + " is a scalar; it needs classes last").c_str());
   RowView view;
-  view.data = const_cast<void*>(static_cast<const void*>(a.data()));
   view.dtype = checked_dtype(name, a.dtype());
+  view.data = data_of(name, a);
   view.classes = static_cast<int64_t>(a.shape(a.ndim() - 1));
   view.class_stride = view.classes == 1 ? 1 : a.stride(a.ndim() - 1);
   collapse_rows(name, a, view);
@@ -108,13 +117,20 @@ inline RowArray array_of(const std::string& name, const auto& a, int64_t rows, D
   check_length(name, a, rows);
   if (dtype_of(a.dtype()) != dtype)
     throw nb::type_error((name + " must be " + (dtype == Dtype::f64 ? "float64" : "float32")).c_str());
-  return {const_cast<void*>(static_cast<const void*>(a.data())), rows > 1 ? a.stride(0) : 0};
+  return {data_of(name, a), rows > 1 ? a.stride(0) : 0};
+}
+
+inline RowArray output_array(const std::string& name, const Out& a, int64_t rows, Dtype dtype) {
+  const RowArray array = array_of(name, a, rows, dtype);
+  if (rows > 1 && array.stride == 0)
+    throw nb::value_error((name + " is expanded: its rows would be written to one place").c_str());
+  return array;
 }
 
 inline RowArray integers_of(const std::string& name, const auto& a, int64_t rows) {
   check_length(name, a, rows);
   if (!is_int64(a.dtype())) throw nb::type_error((name + " must be int64").c_str());
-  return {const_cast<void*>(static_cast<const void*>(a.data())), rows > 1 ? a.stride(0) : 0};
+  return {data_of(name, a), rows > 1 ? a.stride(0) : 0};
 }
 
 inline RowArray optional_array(const std::string& name, const OptionalIn& a, int64_t rows, Dtype dtype) {

@@ -177,10 +177,11 @@ double sum_of_rows(const In& values, int threads) {
   const auto n = static_cast<int64_t>(values.size());
   check_length("values", values, n);
   if (n > 1 && values.stride(0) != 1) throw nb::value_error("values must be contiguous");
+  const void* data = data_of("values", values);
   checked_threads(threads);
   const auto& kernels = xent::chosen_kernels();
   nb::gil_scoped_release unlocked;
-  return xent::row_sum(kernels, values.data(), dtype, n, threads);
+  return xent::row_sum(kernels, data, dtype, n, threads);
 }
 
 void nll_loss_gradient(const Problem& problem, const Upstream& upstream, const Out& gradient, int threads) {
@@ -217,8 +218,8 @@ void log_softmax_gradient(const In& log_probabilities, const In& upstream, const
 
 void logsumexp(const In& input, const Out& lse, const Out& exact_lse, int threads) {
   const RowView view = view_of("input", input);
-  const RowArray out = array_of("lse", lse, view.rows, statistic(view.dtype));
-  const RowArray exact = array_of("exact_lse", exact_lse, view.rows, Dtype::f64);
+  const RowArray out = output_array("lse", lse, view.rows, statistic(view.dtype));
+  const RowArray exact = output_array("exact_lse", exact_lse, view.rows, Dtype::f64);
   const auto kernel = xent::chosen_kernels().logsumexp;
   checked_threads(threads);
   nb::gil_scoped_release unlocked;
@@ -282,19 +283,32 @@ void apply(const std::string& function, const In& x, const Out& y) {
   if (n > 1 && (x.stride(0) != 1 || y.stride(0) != 1)) throw nb::value_error("x and y must be contiguous");
   if (dtype_of(x.dtype()) != dtype_of(y.dtype())) throw nb::type_error("x and y need one dtype");
   const int number = function_number(function);
+  const void* from = data_of("x", x);
+  void* to = data_of("y", y);
   const auto& kernels = xent::chosen_kernels();
   if (dtype_of(x.dtype()) == Dtype::f32)
-    kernels.apply_f32(number, static_cast<const float*>(x.data()), static_cast<float*>(y.data()), n);
+    kernels.apply_f32(number, static_cast<const float*>(from), static_cast<float*>(to), n);
   else if (dtype_of(x.dtype()) == Dtype::f64)
-    kernels.apply_f64(number, static_cast<const double*>(x.data()), static_cast<double*>(y.data()), n);
+    kernels.apply_f64(number, static_cast<const double*>(from), static_cast<double*>(to), n);
   else
     throw nb::type_error("x must be float32 or float64");
+}
+
+void raise_backend_error(const std::exception_ptr& thrown, void*) {
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const xent::UnknownIsa& error) {
+    const nb::object type = nb::module_::import_("xent.errors").attr("BackendError");
+    const nb::tuple clauses = nb::make_tuple(error.got, error.need, error.action);
+    PyErr_SetObject(type.ptr(), clauses.ptr());
+  }
 }
 
 }  // namespace
 
 NB_MODULE(_kernels, m) {
   using namespace nb::literals;
+  nb::register_exception_translator(raise_backend_error);
   m.doc() = "Row kernels of xent for the CPU.";
   m.def("isa", [] { return std::string(xent::chosen_kernels().isa); }, "The instruction set that runs.");
   m.def("supported_isas", &xent::supported_isas, "The instruction sets of this machine and build, narrowest first.");

@@ -1,7 +1,6 @@
 #include "cpu_choice.h"
 
 #include <cstdlib>
-#include <stdexcept>
 
 namespace xent {
 namespace {
@@ -53,9 +52,9 @@ std::vector<std::string> supported_isas() {
 const KernelTable& kernels_for(const std::string& isa) {
   for (const auto& c : candidates())
     if (c.supported && isa == c.name) return *c.kernels();
-  std::string message = "XENT_ISA is '" + isa + "'; this machine and build run";
-  for (const auto& name : supported_isas()) message += " " + name;
-  throw std::invalid_argument(message + ": choose one of these, or unset XENT_ISA");
+  std::string known;
+  for (const auto& name : supported_isas()) known += (known.empty() ? "" : ", ") + name;
+  throw UnknownIsa(isa, known);
 }
 
 const KernelTable& chosen_kernels() {

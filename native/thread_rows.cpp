@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <system_error>
+#include <exception>
 #include <thread>
 #include <vector>
 
@@ -31,8 +31,8 @@ void thread_rows(int64_t rows, int64_t rows_per_chunk, int threads, RowTask task
   helpers.reserve(static_cast<size_t>(std::max<int64_t>(helpers_wanted, 0)));
   try {
     for (int64_t i = 0; i < helpers_wanted; ++i) helpers.emplace_back(work);
-  } catch (const std::system_error&) {
-    // No more threads from the system: the ones that started, and this one, share the same queue.
+  } catch (const std::exception&) {
+    // No more threads, or no memory for one: the ones that started, and this one, share the same queue.
   }
   work();
   for (auto& helper : helpers) helper.join();

@@ -1,5 +1,5 @@
-// Rows over threads. Chunks have a fixed size, and a row's result depends on nothing but the row: any number of threads
-// gives the same bits. They run on the pool that torch has in the process (thread_pool.h), or on threads that live for
+// Rows over threads. A row's result depends on nothing but the row, whatever chunk it falls into: any number of threads
+// gives the same bits. Chunks run on the pool that torch has in the process (thread_pool.h), or on threads that live for
 // one call: nothing spins against torch's pool and a fork has nothing to inherit.
 #pragma once
 

@@ -126,6 +126,12 @@ def _check_number(name: str, value: object, need: str, holds: Callable[[float], 
 def _check_integer(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, Integral)):
         raise DtypeError(f"{name} is {_kind(value)}", "it is an integer", f"pass int({name})")
+    if not -(2**63) <= value < 2**63:  # pyright: ignore[reportOperatorIssue]
+        raise OptionError(
+            f"{name}={value}",
+            "targets are 64-bit integers, from -2**63 to 2**63 - 1",
+            "pass one of these, such as -100",
+        )
 
 
 def _check_tensor(name: str, value: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import py_compile
+import re
 import signal
 import subprocess
 import sys
@@ -213,3 +214,26 @@ def test_rules_are_listed_and_explained(capfd):
     assert main(["doctor", "--env"]) == 0
     assert "torch" in capfd.readouterr().out
     assert main(["doctor", "--explain", "softmax"]) == 2
+
+
+def test_the_environment_says_which_kernels_run(capfd, monkeypatch):
+    from xent.backends import native
+    from xent.cli import main
+
+    if native.availability() is not None:
+        pytest.skip("a pure installation")
+
+    def line() -> str:
+        assert main(["doctor", "--env"]) == 0
+        return next(line for line in capfd.readouterr().out.splitlines() if line.startswith("kernels"))
+
+    monkeypatch.delenv("XENT_ISA", raising=False)
+    assert re.fullmatch(
+        r"kernels    (\w+), the widest of scalar(, \w+)*, \1|kernels    scalar, the widest of scalar", line()
+    )
+    monkeypatch.setenv("XENT_ISA", "scalar")
+    assert line().startswith("kernels    scalar, forced by XENT_ISA, one of scalar")
+    monkeypatch.setenv("XENT_ISA", "avx1024")
+    assert line().startswith("kernels    none: XENT_ISA is 'avx1024'; this machine and build run scalar")
+    monkeypatch.setattr(native, "availability", lambda: "the compiled kernels can't be loaded (gone): reinstall xent")
+    assert line() == "kernels    none: the compiled kernels can't be loaded (gone): reinstall xent"

@@ -112,6 +112,9 @@ TEXTS = [
      "logit_scale=inf; it must be finite: pass such a value"),
     (CE, (f(3, 4), i(3)), {"ignore_index": 1.5}, errors.DtypeError,
      "ignore_index is a float; it is an integer: pass int(ignore_index)"),
+    (CE, (f(3, 4), i(3)), {"ignore_index": 2**70}, errors.OptionError,
+     "ignore_index=1180591620717411303424; targets are 64-bit integers, from -2**63 to 2**63 - 1: pass one of these, "
+     "such as -100"),
     (CE, (f(3, 4), i(3).to("meta")), {}, errors.DeviceError,
      "target is on meta and input on cpu; the tensors of a loss live on one device: pass target.to(input.device)"),
     (CE, (f(3, 4), sparse(f(3, 2), f(3, 2))), {}, errors.DtypeError,

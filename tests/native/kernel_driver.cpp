@@ -16,12 +16,14 @@ using namespace driver;
 void cross_entropy(const KernelTable& k, Dtype dtype, int64_t rows, int64_t classes, bool columns, int options) {
   const auto n = rows * classes;
   const Dtype statistic = statistic_of(dtype);
-  Buffer x(dtype, n), g(dtype, n), q(Dtype::f32, n), w(statistic, classes), y(Dtype::f64, rows);
+  Buffer x(dtype, n), g(dtype, n), q((options & 4) != 0 ? Dtype::f32 : dtype, n), w(statistic, classes), y(Dtype::f64, rows);
+  Buffer row_weight(statistic, rows);
   Buffer loss(statistic, rows), weight(statistic, rows), mass(statistic, rows), exact_lse(Dtype::f64, rows);
   Buffer entropy(statistic, rows), lse(statistic, rows), z_loss(statistic, rows), prediction(Dtype::f64, rows);
   x.fill(-2);
   q.fill(-2);
   w.fill(-2);
+  row_weight.fill(-2);
   for (int64_t r = 0; r < rows; ++r) static_cast<int64_t*>(y.data)[r] = r % 5 == 4 ? -100 : r % classes;
   CrossEntropyProblem p;
   p.logits = x.view(rows, classes, columns);
@@ -31,12 +33,14 @@ void cross_entropy(const KernelTable& k, Dtype dtype, int64_t rows, int64_t clas
   if ((options & 2) != 0) p.terms.class_weight = w.data;
   if ((options & 4) != 0) p.terms.label_smoothing = 0.1;
   if ((options & 8) != 0) p.terms.map = {1.5, 4.0};
-  p.terms.z_loss = 0.01;
+  if ((options & 8) != 0) p.terms.row_weight = row_weight.array();
   p.terms.class_weight_sum = static_cast<double>(classes);
   CrossEntropyRows out;
-  out.loss = loss.array(), out.weight = weight.array(), out.mass = mass.array(), out.exact_lse = exact_lse.array();
+  out.loss = loss.array(), out.weight = weight.array(), out.exact_lse = exact_lse.array();
+  if (soft) out.mass = mass.array();
   const bool stats = (options & 16) != 0;
   if (stats) {
+    p.terms.z_loss = 0.01;  // without it, the rows of plain training
     out.entropy = entropy.array(), out.lse = lse.array();
     out.z_loss = z_loss.array(), out.prediction = prediction.array();
   }
@@ -98,7 +102,8 @@ int main(int num_arguments, char** arguments) {
   for (const auto& isa : supported_isas()) {
     const KernelTable& k = kernels_for(isa);
     memory(k, thinning);
-    const int wrong = check_functions(k, thinning) + check_losses(k, thinning) + check_special_values(k);
+    const int wrong = check_functions(k, thinning) + check_sums(k) + check_losses(k, thinning) + check_strides(k) +
+                      check_special_values(k);
     std::printf("%s: memory clean, %s\n", isa.c_str(), wrong == 0 ? "values within their bounds" : "VALUES WRONG");
     failures += wrong;
   }

@@ -9,10 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+import xent
 from xent.backends.native import _kernels as k
+from xent.errors import BackendError
 
 X, Y = torch.randn(4, 5), torch.tensor([0, 1, 2, 3])
 GRADIENT = torch.empty(4, 5)
+
+
+def misaligned(x: torch.Tensor) -> torch.Tensor:
+    memory = bytearray(x.numel() * x.itemsize + 1)
+    return torch.frombuffer(memory, dtype=x.dtype, offset=1, count=x.numel()).view(x.shape).copy_(x)
 
 
 def loss_of(problem: object, **outputs: object) -> int:
@@ -33,6 +40,9 @@ def loss_of(problem: object, **outputs: object) -> int:
         ((X, Y, None, torch.ones(5).double()), TypeError),
         ((X, Y, None, torch.ones(10)[::2]), ValueError),
         ((X, Y, None, None, torch.ones(5)), ValueError),
+        ((misaligned(X), Y), ValueError),
+        ((X, misaligned(Y)), ValueError),
+        ((X, Y, None, misaligned(torch.ones(5))), ValueError),
         ((torch.tensor(1.0), Y), ValueError),
         ((torch.empty(4, 0), Y), ValueError),
         ((X.to("meta"), Y), (TypeError, ValueError, RuntimeError, BufferError, NotImplementedError)),
@@ -52,6 +62,7 @@ def test_a_wrong_problem_raises(arguments: tuple[object, ...], error: type[Excep
         ({"loss": torch.empty(3)}, ValueError),
         ({"loss": torch.empty(4).double()}, TypeError),
         ({"loss": torch.empty(1).expand(4)}, ValueError),
+        ({"loss": misaligned(torch.empty(4))}, ValueError),
         ({"exact_lse": torch.empty(4)}, TypeError),
         ({"prediction": torch.empty(4)}, TypeError),
         ({"nonsense": torch.empty(4)}, ValueError),
@@ -81,9 +92,11 @@ def test_wrong_gradients_and_threads_raise() -> None:
         (torch.empty(4, 4), ValueError),
         (torch.empty(4, 5).double(), TypeError),
         (torch.empty(1, 5).expand(4, 5), ValueError),
+        (misaligned(torch.empty(4, 5)), ValueError),
     ):
-        with pytest.raises(error):
-            k.cross_entropy_gradient(problem, upstream, gradient, False, 1)
+        for streaming in (False, True):
+            with pytest.raises(error):
+                k.cross_entropy_gradient(problem, upstream, gradient, streaming, 1)
     with pytest.raises(ValueError, match="saved_lse"):
         k.cross_entropy_gradient(problem, k.Upstream(torch.ones(4)), torch.empty(4, 5), False, 1)
     for threads in (0, -1, 10**6):
@@ -105,10 +118,32 @@ def test_arrays_stay_alive_without_their_names() -> None:
     del junk
 
 
+def test_expanded_outputs_of_logsumexp_raise() -> None:
+    lse, exact = torch.empty(4), torch.empty(4, dtype=torch.float64)
+    for outputs in ((lse[:1].expand(4), exact), (lse, exact[:1].expand(4))):
+        with pytest.raises(ValueError, match="is expanded"):
+            k.logsumexp(X, *outputs, 1)
+
+
+def test_streaming_stores_into_a_misaligned_gradient_raise() -> None:
+    """They need whole vectors of 32 or 64 bytes, which no number of elements leads to from there."""
+    x, y = torch.randn(64, 300), torch.zeros(64, dtype=torch.int64)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        rows = k.Problem(x.to(dtype), y)
+        upstream = k.Upstream(
+            torch.ones(64, dtype=torch.float64 if dtype == torch.float64 else torch.float32),
+            saved_lse=torch.zeros(64, dtype=torch.float64),
+        )
+        with pytest.raises(ValueError, match="no multiple of its element size"):
+            k.cross_entropy_gradient(rows, upstream, misaligned(torch.empty(64, 300, dtype=dtype)), True, 1)
+
+
 def test_an_isa_that_is_not_here_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XENT_ISA", "avx1024")
-    with pytest.raises(ValueError, match="avx1024"):
-        k.isa()
+    message = r"XENT_ISA is 'avx1024'; this machine and build run scalar.*: choose one of these, or unset XENT_ISA"
+    for call in (k.isa, lambda: xent.cross_entropy(torch.zeros(1, 1 << 19), torch.tensor([0]))):
+        with pytest.raises(BackendError, match=message):
+            call()
 
 
 def test_random_arguments_never_crash() -> None:
@@ -132,6 +167,10 @@ def test_random_arguments_never_crash() -> None:
         torch.ones(4),
         torch.ones(5),
         torch.ones(4).double(),
+        misaligned(X),
+        misaligned(torch.ones(4)),
+        misaligned(torch.ones(4).double()),
+        misaligned(Y),
         np.zeros((4, 5), np.float32),
         np.zeros(4, np.int64),
         np.zeros((4, 5), np.float32)[::-1, ::-1],
@@ -152,6 +191,8 @@ def test_random_arguments_never_crash() -> None:
         lambda a, b, c, d: k.cross_entropy_gradient(
             k.Problem(a, b), k.Upstream(c, saved_lse=d), torch.empty(4, 5), False, 2
         ),
+        lambda a, b, c, d: k.cross_entropy_gradient(k.Problem(a, Y), k.Upstream(b, saved_lse=c), d, True, 2),
+        lambda a, b, c, d: k.logsumexp(X, a, b, 1),
         lambda a, b, c, d: k.cross_entropy(k.Problem(X, Y, None, a, b), c, 1),
         lambda a, b, c, d: k.log_softmax(a, torch.empty(4, 5), 1),
         lambda a, b, c, d: k.log_softmax_gradient(a, b, torch.empty(4, 5), 1),

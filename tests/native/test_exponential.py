@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mpmath
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ import torch
 from xent.backends.native import _kernels
 
 EXP_ULP = 1.5  # the bound that native/math/exponential.h states
+LOG1P_ULP, LN_ULP = 2, 2.5  # those of logarithm.h
+ROOT_HALF, ONE, INFINITE = 0x3F3504F4, 0x3F800000, 0x7F800000  # the bits of float32
 ALL = 2**32
 PIECE = 2**24
 
@@ -48,8 +52,45 @@ def test_exp_of_a_difference(isa: str) -> None:
     assert exp_error_in_ulp(bits[taken], "exp_of_difference") <= EXP_ULP
 
 
+def log1p_error_in_ulp(bits: np.ndarray) -> float:
+    x = bits.view(np.float32)
+    got = np.empty_like(x)
+    _kernels.apply("log1p", x, got)
+    truth = np.log1p(x.astype(np.float64))
+    return float((np.abs(got - truth) / np.spacing(truth.astype(np.float32))).max())
+
+
+def ln_error_in_ulp(bits: np.ndarray) -> float:
+    """Of float64, at numbers that float32 holds; the truth is that of long double."""
+    x = bits.view(np.float32).astype(np.float64)
+    got = np.empty_like(x)
+    _kernels.apply("ln", x, got)
+    truth = np.log(x.astype(np.longdouble))
+    return float((np.abs(got - truth) / np.spacing(np.abs(truth.astype(np.float64)))).max())
+
+
+def test_logarithms_on_every_499th_float32(isa: str) -> None:
+    assert log1p_error_in_ulp(np.arange(0, ONE + 1, 499, dtype=np.uint32)) <= LOG1P_ULP
+    assert ln_error_in_ulp(np.arange(ROOT_HALF, INFINITE, 499, dtype=np.uint32)) <= LN_ULP
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("forced", [name for name in _kernels.supported_isas() if name != "scalar"])
+@pytest.mark.parametrize(
+    ("error", "first", "last", "bound"),
+    [(log1p_error_in_ulp, 0, ONE, LOG1P_ULP), (ln_error_in_ulp, ROOT_HALF, INFINITE - 1, LN_ULP)],
+    ids=["log1p", "ln"],
+)
+def test_logarithms_of_every_float32(
+    error: Callable[[np.ndarray], float], first: int, last: int, bound: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the widest set alone: a minute or two each."""
+    monkeypatch.delenv("XENT_ISA", raising=False)
+    for start in range(first, last + 1, PIECE):
+        assert error(np.arange(start, min(start + PIECE, last + 1), dtype=np.uint32)) <= bound
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("forced", _kernels.supported_isas())
 def test_exp_of_every_float32(forced: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XENT_ISA", forced)
     worst = 0.0
@@ -75,14 +116,18 @@ def test_exp_in_float64(isa: str) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_tanh_and_log1p(isa: str, dtype: type) -> None:
     wide = np.concatenate([np.linspace(-30, 30, 2001), np.geomspace(1e-30, 1, 500), [0.0, np.inf, -np.inf]])
-    for name, function, x in (("tanh", mpmath.tanh, wide), ("log1p", mpmath.log1p, np.linspace(0, 1, 2001))):
+    quotient = 4  # of two values with 1.5 ulp each
+    for name, function, x, bound in (
+        ("tanh", mpmath.tanh, wide, quotient),
+        ("log1p", mpmath.log1p, np.linspace(0, 1, 2001), LOG1P_ULP),
+    ):
         numbers = x.astype(dtype)
         got = np.empty_like(numbers)
         _kernels.apply(name, numbers, got)
         with mpmath.workdps(40):
             truth = np.array([float(function(mpmath.mpf(float(value)))) for value in numbers])
         steps = np.abs(got.astype(np.float64) - truth) / np.spacing(np.abs(truth).astype(dtype)).astype(np.float64)
-        assert float(steps.max()) <= 4  # a quotient of two values with 1.5 ulp each
+        assert float(steps.max()) <= bound
 
 
 def test_ln_of_sums(isa: str) -> None:

@@ -1,16 +1,13 @@
-"""Any number of threads gives the same bits; forks and loader workers compute."""
+"""Any number of threads gives the same bits; forks, loader workers and calls beside each other compute."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import subprocess
 import sys
-import threading
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 import xent
 
@@ -36,52 +33,76 @@ def test_bitwise_equal_for_any_number_of_threads(isa: str, dtype: torch.dtype) -
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def _loss_in_child(result: multiprocessing.SimpleQueue) -> None:
-    result.put(_native_loss(3))
+# Each of these runs in a process of its own with two threads, whatever OMP_NUM_THREADS says: with one thread nothing
+# goes to a pool, and what a pool does to forks and to calls beside each other would not be seen.
+_PROCESS = """
+import os, threading, torch, xent
+from torch.utils.data import DataLoader, Dataset
 
-
-def _native_loss(seed: int) -> float:
+def loss(seed):
     generator = torch.Generator().manual_seed(seed)
     x, y = torch.randn(300, 4000, generator=generator), torch.randint(0, 4000, (300,), generator=generator)
     with xent.backend("native"):
         return float(xent.cross_entropy(x.requires_grad_(), y).detach())
 
+def threads_of_the_process():
+    return len(os.listdir("/proc/self/task"))
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_a_fork_computes() -> None:
-    here = _native_loss(3)
-    context = multiprocessing.get_context("fork")
-    result = context.SimpleQueue()
-    child = context.Process(target=_loss_in_child, args=(result,))
-    child.start()
-    child.join(60)
-    assert child.exitcode == 0
-    assert result.get() == pytest.approx(here, rel=1e-6)
-
-
-class _Losses(Dataset):
-    def __len__(self) -> int:
+class Losses(Dataset):
+    def __len__(self):
         return 4
 
-    def __getitem__(self, index: int) -> float:
-        return _native_loss(index)
+    def __getitem__(self, index):
+        torch.set_num_threads(2)  # a worker begins with one
+        return loss(index)
+
+torch.set_num_threads(1)
+want = [loss(seed) for seed in range(4)]
+torch.set_num_threads(2)
+"""
+
+_PARENT_USES_THE_POOL = """
+before = threads_of_the_process()
+assert [loss(seed) for seed in range(4)] == want
+assert threads_of_the_process() > before, "the kernels ran on no thread but their caller's"
+"""
+
+_FORK = """
+child = os.fork()
+if child == 0:
+    os._exit(0 if [loss(seed) for seed in range(4)] == want else 3)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert [loss(seed) for seed in range(4)] == want
+"""
+
+_LOADER = """
+assert [float(x) for x in DataLoader(Losses(), batch_size=None, num_workers=2, timeout=60)] == want
+"""
+
+_CALLS_BESIDE_EACH_OTHER = """
+seen = []
+def call():
+    torch.set_num_threads(2)
+    for _ in range(5):
+        seen.append(loss(3))
+workers = [threading.Thread(target=call) for _ in range(4)]
+for worker in workers:
+    worker.start()
+for worker in workers:
+    worker.join()
+assert seen == [want[3]] * 20
+"""
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_loader_worker_computes() -> None:
-    loaded = [float(value) for value in DataLoader(_Losses(), batch_size=None, num_workers=2, timeout=60)]
-    assert loaded == pytest.approx([_native_loss(index) for index in range(4)], rel=1e-6)
-
-
-def test_calls_from_several_python_threads() -> None:
-    want, seen = _native_loss(5), []
-    workers = [threading.Thread(target=lambda: seen.append(_native_loss(5))) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert seen == [want] * 4
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are counted in /proc")
+@pytest.mark.parametrize(
+    "script", [_FORK + _CALLS_BESIDE_EACH_OTHER, _LOADER], ids=["a fork and calls beside each other", "a loader"]
+)
+def test_two_threads_give_the_bits_of_one(script: str) -> None:
+    """After a fork, in the workers of a loader, in calls beside each other."""
+    command = [sys.executable, "-W", "ignore", "-c", _PROCESS + _PARENT_USES_THE_POOL + script]
+    done = subprocess.run(command, timeout=120, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 _FIRST_USE_IN_A_FORK = """

@@ -37,6 +37,22 @@ def test_one_pass_has_the_bits_of_two(isa: str, dtype: torch.dtype, options: dic
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("factor", [0.25, 65536.0, 0.3])
+def test_a_scaled_loss_has_the_bits_of_two_passes(isa: str, dtype: torch.dtype, factor: float) -> None:
+    """The gradient of a mean over 65536 rows lies under float16's normal numbers, until a loss scaler lifts it."""
+    x, target = torch.randn(65536, NARROW).to(dtype), torch.randint(0, NARROW, (65536,))
+    gradients = []
+    for row_weight in (None, torch.ones(65536)):  # a row weight of 1 takes two passes
+        leaf = x.detach().requires_grad_()
+        with xent.backend("native"):
+            (factor * xent.cross_entropy(leaf, target, row_weight=row_weight)).backward()
+        gradients.append(leaf.grad)
+    assert torch.equal(*gradients)
+    if factor == 65536:
+        assert bool((gradients[0] != 0).all())
+
+
 @pytest.mark.parametrize("factor", [0.25, 65536.0, 0.3, -1.0, 0.0])
 def test_any_upstream_gradient(isa: str, factor: float) -> None:
     """A power of two scales what the forward pass made, exactly; any other makes the gradient anew."""

@@ -48,6 +48,7 @@ def _environment() -> None:
     import torch
 
     import xent
+    from xent.backends import native
 
     lines = [
         ("xent", xent.__version__),
@@ -58,7 +59,7 @@ def _environment() -> None:
         ("python", f"{platform.python_version()} · {platform.platform()}"),
         ("processor", torch.backends.cpu.get_cpu_capability()),
         ("devices", _devices()),
-        ("kernels", _kernels()),
+        ("kernels", native.description()),
     ]
     for name, text in lines:
         typer.echo(f"{name:<10} {text}")
@@ -75,11 +76,3 @@ def _devices() -> str:
     if torch.backends.mps.is_available():
         found.append("mps")
     return " · ".join(found)
-
-
-def _kernels() -> str:
-    try:
-        from xent.backends.native import _kernels
-    except ImportError as error:
-        return f"not installed ({error})"
-    return getattr(_kernels, "isa", lambda: "installed")()

@@ -30,12 +30,20 @@ def rows_of_problem(problem: Rows, lse: Tensor | None = None) -> DerivedRows:
         return DerivedRows(loss.reshape(-1), exact.reshape(-1))
     if lse is not None and problem.is_hard and not problem.terms.label_smoothing:
         return _of_log_sum_exp(problem, lse)
-    if problem.logits.device.type == "cpu" and native.refusal("cross_entropy", problem.logits) is None:
+    if _kernels_can_read(problem.logits):
         from xent.backends.native import cross_entropy as kernel
 
         values = kernel.forward(problem, with_stats=False)
         return DerivedRows(values["loss"].double(), values["exact_lse"] if lse is None else lse)
     return _in_blocks(problem)
+
+
+def _kernels_can_read(logits: Tensor) -> bool:
+    return (
+        logits.device.type == "cpu"
+        and native.refusal("cross_entropy", logits) is None
+        and native.reason_against_memory(logits) is None
+    )
 
 
 def _of_log_sum_exp(problem: Rows, lse: Tensor) -> DerivedRows:

@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
 
 import torch
 from torch import Tensor
 
-from xent.backends.native.machine import availability
+from xent.backends.native.machine import availability, reason_against_memory
+from xent.errors import BackendError
 
-__all__ = ["OPERATIONS", "availability", "kernels_info", "refusal"]
+__all__ = ["OPERATIONS", "availability", "description", "reason_against_memory", "refusal"]
 
 OPERATIONS = (
     "cross_entropy",
@@ -28,19 +28,20 @@ OPERATIONS = (
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def kernels_info() -> dict[str, object]:
-    """What the environment report shows: instruction set, threads, or why there are none."""
+def description() -> str:
+    """One line for people: the instruction set that runs, who chose it and among which, or why none runs."""
     reason = availability()
     if reason is not None:
-        return {"available": False, "reason": reason}
-    kernels = import_module("xent.backends.native._kernels")
-    return {
-        "available": True,
-        "isa": kernels.isa(),
-        "supported_isas": kernels.supported_isas(),
-        "forced_isa": os.environ.get("XENT_ISA"),
-        "threads": torch.get_num_threads(),
-    }
+        return f"none: {reason}"
+    from xent.backends.native import _kernels
+
+    supported = ", ".join(_kernels.supported_isas())
+    try:
+        isa = _kernels.isa()
+    except BackendError as error:
+        return f"none: {error}"
+    by = "forced by XENT_ISA, one of" if os.environ.get("XENT_ISA") else "the widest of"
+    return f"{isa}, {by} {supported}"
 
 
 def refusal(operation: str, input: Tensor) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xent.backends.native.machine import empty_gradient
+from xent.backends.native.machine import empty_gradient, readable
 
 
 def forward(input: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None) -> Tensor:
@@ -27,7 +27,7 @@ def gradient(
     from xent.backends.native import _kernels
 
     buffer = empty_gradient(input)
-    x, t, w, positives, up, out = _lines(input, target, weight, pos_weight, upstream, buffer)
+    x, t, w, positives, up, out = _lines(input, target, weight, pos_weight, readable(upstream), buffer)
     _kernels.binary_cross_entropy_gradient(x, t, w, positives, up, out, torch.get_num_threads())
     return buffer
 

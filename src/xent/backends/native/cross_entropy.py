@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xent.backends.native import sparse_cross_entropy
-from xent.backends.native.machine import empty_gradient, flat, streams
+from xent.backends.native.machine import empty_gradient, flat, readable, streams
 from xent.problem import Rows
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def write_gradient(
     if problem.probabilities is not None:
         sparse_cross_entropy.write_gradient(problem, saved, buffer, loss, lse, entropy, streaming=streaming)
         return
+    loss, lse, entropy = (None if g is None else readable(g) for g in (loss, lse, entropy))
     upstream = _kernels.Upstream(loss, lse, entropy, saved.exact_lse, saved.entropy, saved.mass, saved.lse_low)
     _kernels.cross_entropy_gradient(
         kernel_problem(problem), upstream, buffer.detach(), streaming, torch.get_num_threads()

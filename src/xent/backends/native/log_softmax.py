@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xent.backends.native.machine import empty_gradient
+from xent.backends.native.machine import empty_gradient, readable
 
 
 def forward(input: Tensor) -> Tensor:
@@ -22,5 +22,5 @@ def gradient(log_probabilities: Tensor, upstream: Tensor) -> Tensor:
     from xent.backends.native import _kernels
 
     buffer = empty_gradient(log_probabilities)
-    _kernels.log_softmax_gradient(log_probabilities.detach(), upstream.detach(), buffer, torch.get_num_threads())
+    _kernels.log_softmax_gradient(log_probabilities.detach(), readable(upstream), buffer, torch.get_num_threads())
     return buffer

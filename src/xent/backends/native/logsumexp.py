@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xent.backends.native.machine import empty_gradient
+from xent.backends.native.machine import empty_gradient, readable
 from xent.problem import stats_dtype
 
 
@@ -25,5 +25,5 @@ def gradient(input: Tensor, exact_lse: Tensor, upstream: Tensor) -> Tensor:
     from xent.backends.native import _kernels
 
     buffer = empty_gradient(input)
-    _kernels.logsumexp_gradient(input.detach(), exact_lse, upstream.detach(), buffer, torch.get_num_threads())
+    _kernels.logsumexp_gradient(input.detach(), exact_lse, readable(upstream), buffer, torch.get_num_threads())
     return buffer

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 _HUGE_PAGE_BYTES = 4 << 20  # two huge pages: below, the advice costs more than the page faults
+_DIMS = 7  # max_row_dims of native/row_view.h, and the classes
 _STREAMING_BYTES = 32 << 20  # a gradient larger than the last-level cache is not in it when somebody reads it
 
 
@@ -20,6 +21,23 @@ def availability() -> str | None:
     except ImportError as error:
         return f"the compiled kernels can't be loaded ({error}): reinstall xent where a C++20 compiler is installed"
     return None
+
+
+def reason_against_memory(tensor: Tensor) -> str | None:
+    """Why no kernel can read where this tensor lies, in words; None when they can."""
+    if tensor.data_ptr() % tensor.itemsize:
+        return "its kernels read aligned memory, and one tensor lies at no multiple of its element size"
+    if tensor.ndim > _DIMS and not tensor.is_contiguous():
+        return f"its kernels walk {_DIMS} dimensions, and one tensor has {tensor.ndim} and is not contiguous"
+    return None
+
+
+def readable(upstream: Tensor) -> Tensor:
+    """A gradient that autograd brings, copied where no kernel can read it: it came after the choice of the kernels."""
+    upstream = upstream.detach()
+    return (
+        upstream if reason_against_memory(upstream) is None else upstream.clone(memory_format=torch.contiguous_format)
+    )
 
 
 def empty_gradient(like: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from xent.backends.native.cross_entropy import check_targets, kernel_problem
-from xent.backends.native.machine import empty_gradient
+from xent.backends.native.machine import empty_gradient, readable
 from xent.problem import Rows
 
 
@@ -26,5 +26,7 @@ def gradient(problem: Rows, loss: Tensor) -> Tensor:
     from xent.backends.native import _kernels
 
     buffer = empty_gradient(problem.logits)
-    _kernels.nll_loss_gradient(kernel_problem(problem), _kernels.Upstream(loss), buffer, torch.get_num_threads())
+    _kernels.nll_loss_gradient(
+        kernel_problem(problem), _kernels.Upstream(readable(loss)), buffer, torch.get_num_threads()
+    )
     return buffer

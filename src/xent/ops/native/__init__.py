@@ -86,4 +86,4 @@ def _reason_against(tensor: Tensor) -> str | None:
         return "forward-mode derivatives are those of the reference formula"
     if tensor.device.type != "cpu" or tensor.layout != torch.strided:
         return f"its kernels read CPU memory, and one tensor is {tensor.layout} on {tensor.device}"
-    return None
+    return native.reason_against_memory(tensor)

@@ -1,8 +1,11 @@
 """The sum or mean of cross-entropy over the rows, differentiable with respect to the logits.
 
 Its upstream gradient is one number, and known but for a factor: where the kernels make both passes in one, the
-gradient is made in the forward pass, for an upstream of 1, and `backward` hands it out. Any other upstream, a second
-backward, and every other problem take the backward pass from the saved log-sum-exp, to the same bits.
+gradient is made in the forward pass, for an upstream of 1, and `backward` hands it out: for 1 as it is, for another
+power of two times that. Any other upstream, a second backward, and every other problem take the backward pass from the
+saved log-sum-exp. The bits are the same either way, but for gradients below the normal numbers of their dtype (1e-38,
+in float64 1e-308), which were rounded before the factor. float16's begin at 6e-5, where gradients of a mean lie, and a
+loss scaler is there to lift them: its gradient is handed out for an upstream of 1 alone.
 """
 
 from __future__ import annotations
@@ -64,14 +67,15 @@ class _Total(torch.autograd.Function):
             return *_of_reference(problem, g), None
         made, ctx.gradient = ctx.gradient, None  # handed out once: autograd may keep it as it is
         factor = float(g)
-        if made is None or not _scales_exactly(factor):
-            return kernel.gradient(problem, saved, kernel.upstream_of_rows(g, ctx.denominator, problem)), None
-        return made if factor == 1 else made.mul_(factor), None
+        if made is not None and _scales_exactly(factor, made.dtype):
+            return made if factor == 1 else made.mul_(factor), None
+        del made  # before its successor takes as much memory
+        return kernel.gradient(problem, saved, kernel.upstream_of_rows(g, ctx.denominator, problem)), None
 
 
-def _scales_exactly(factor: float) -> bool:
+def _scales_exactly(factor: float, dtype: torch.dtype) -> bool:
     """Whether the factor is a power of two: 1, that of a loss scaler, one over the number of micro-batches."""
-    return math.frexp(factor)[0] == 0.5
+    return factor == 1 or (math.frexp(factor)[0] == 0.5 and dtype != torch.float16)
 
 
 def _value(values: dict[str, Tensor], terms: LossTerms) -> tuple[Tensor, float]:
