@@ -127,6 +127,22 @@ def test_dtypes(backend, dtype):
 
 
 @backends
+@pytest.mark.parametrize("needed", [(True, True, True), (True, False, True), (False, False, True)])
+def test_a_normalizer_gets_its_gradient(backend, needed):
+    """L = Σ / n, so that dL/dn = −Σ / n²; beside gradients of the layer and alone."""
+    hidden, head = (
+        tensor.detach().requires_grad_(need) for tensor, need in zip((normal(N, D), normal(C, D)), needed, strict=False)
+    )
+    count = torch.tensor(2.5, dtype=torch.float64, requires_grad=True)
+    with xent.backend(backend):
+        loss = xent.linear_cross_entropy(hidden, head, labels(N), normalizer=count)
+    wanted = [tensor for tensor in (hidden, head, count) if tensor.requires_grad]
+    plain = F.cross_entropy(F.linear(hidden, head), labels(N), reduction="sum") / count
+    for ours, theirs in zip(torch.autograd.grad(loss, wanted), torch.autograd.grad(plain, wanted), strict=True):
+        close(ours, theirs)
+
+
+@backends
 def test_no_rows_and_ignore_index_none(backend):
     head = normal(C, D)
     with xent.backend(backend):

@@ -31,7 +31,7 @@ from xent.terms import LossTerms
 def total(problem: HeadRows) -> Tensor:
     """The sum or mean over the rows."""
     problem = with_casts(problem)
-    required = [tensor is not None and tensor.requires_grad for tensor in _tensors(problem)]
+    required = [isinstance(x, Tensor) and x.requires_grad for x in (*_tensors(problem), problem.terms.normalizer)]
     if not torch.is_grad_enabled() or any(required[3:]) or not any(required[:3]):
         return reduce_rows(*rows(problem), problem.terms)
     return _Total.apply(*_tensors(problem), problem)
