@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -108,6 +110,81 @@ def test_half_gradients_are_as_near_as_the_plain_formulas(cut: str, kind: str) -
     ours = gradients(torch.bfloat16, xent.linear_cross_entropy, target if kind == "hard" else sparse)
     for true, their, our in zip(truth, theirs, ours, strict=True):
         assert (our - true).norm() <= 1.2 * (their - true).norm()
+
+
+@pytest.mark.parametrize("cut", CUTS, indirect=True)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_loss_scaler_reaches_float16_in_time(cut: str, weighted: bool) -> None:
+    """p / N is below the least number of float16, 6e-8, for most classes; times 2**16 it is not. A second time too.
+
+    Compared with the plain formula in float16, whose G is rounded once with the factor in it; a tenth more for sums in
+    another order.
+    """
+    hidden, head = torch.randn(ROWS, FEATURES).half(), torch.randn(CLASSES, FEATURES).half()
+    bias = torch.cat([torch.zeros(CLASSES // 2), torch.full((CLASSES - CLASSES // 2,), -9.0)]).half()
+    target, factor = torch.randint(0, CLASSES // 2, (ROWS,)), torch.tensor(65536.0)
+    share = torch.full((ROWS,), 2.0**-6) if weighted else None
+
+    def gradients(dtype: torch.dtype, loss: Callable[..., Tensor], times: int = 1) -> list[Tensor]:
+        leaves = [x.detach().to(dtype).requires_grad_() for x in (hidden, head, bias)]
+        made = loss(*leaves)
+        for _ in range(times):
+            found = torch.autograd.grad(made, leaves, factor.to(made.dtype), retain_graph=True)
+        return [grad.double() for grad in found]
+
+    def plain(hidden: Tensor, head: Tensor, bias: Tensor) -> Tensor:
+        logits = torch.nn.functional.linear(hidden, head, bias)
+        rows = torch.nn.functional.cross_entropy(logits.double(), target, reduction="none") / ROWS
+        return (rows * (1 if share is None else share * ROWS / share.sum())).sum()
+
+    def ours(hidden: Tensor, head: Tensor, bias: Tensor) -> Tensor:
+        return xent.linear_cross_entropy(hidden, head, target, linear_bias=bias, row_weight=share)
+
+    truth, theirs = gradients(torch.float64, plain), gradients(torch.float16, plain)
+    for times in (1, 2):
+        for true, their, our in zip(truth, theirs, gradients(torch.float16, ours, times), strict=True):
+            rare = slice(CLASSES // 2, None) if len(true) == CLASSES else slice(None)
+            least = torch.finfo(torch.float16).eps / 2 * true[rare].norm()  # one rounding of the result
+            assert (our - true)[rare].norm() <= 1.1 * max((their - true)[rare].norm(), least)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_outputs_may_be_written_over(dtype: torch.dtype) -> None:
+    """What the backward pass reads is its own: losses are scaled, statistics are read and changed in place."""
+    hidden, head = torch.randn(ROWS, FEATURES, dtype=dtype), torch.randn(CLASSES, FEATURES, dtype=dtype)
+    target = torch.randint(0, CLASSES, (ROWS,))
+    target[3] = -100
+
+    def both(written: bool) -> list[Tensor]:
+        leaves = [hidden.clone().requires_grad_(), head.clone().requires_grad_()]
+        _, rows = xent.linear_cross_entropy(*leaves, target, stats=True, reduction="none", z_loss=0.1)
+        scores = xent.token_logprobs(leaves[0], target, linear_weight=leaves[1], entropy=True)
+        assert scores.entropy is not None
+        outputs = [rows.loss, rows.lse, rows.entropy, scores.logprob, scores.entropy]
+        found = sum(output.sum() for output in outputs)
+        if written:
+            for output in [*outputs, rows.weight, rows.prediction]:
+                output.detach().fill_(7)
+        return list(torch.autograd.grad(found, leaves))
+
+    for one, other in zip(both(False), both(True), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("use", ["none", "stats", "mean", "logprobs"])
+def test_a_loss_without_a_backward_is_freed(use: str) -> None:
+    """With its hidden states and what they come from."""
+    hidden, target = torch.randn(ROWS, FEATURES, requires_grad=True) * 2, torch.zeros(ROWS, dtype=torch.long)
+    head, gone = torch.randn(CLASSES, FEATURES), weakref.ref(hidden)
+    if use == "logprobs":
+        made = xent.token_logprobs(hidden, target, linear_weight=head, entropy=True, top=2)
+    elif use == "stats":
+        made = xent.linear_cross_entropy(hidden, head, target, stats=True)
+    else:
+        made = xent.linear_cross_entropy(hidden, head, target, reduction=use)
+    del made, hidden
+    gc.collect()
+    assert gone() is None
 
 
 @pytest.mark.parametrize("cut", CUTS, indirect=True)

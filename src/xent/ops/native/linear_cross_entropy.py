@@ -1,8 +1,14 @@
 """Linear + cross-entropy on the kernels, differentiable.
 
 The sum and the mean know their upstream gradient up to one factor, so that gradients are made in the forward pass,
-where the logits are; `backward` hands them out, times the factor. A second backward, and every per-row use, makes the
-logits again, with the same numbers.
+where the logits are; `backward` hands them out, times the factor: of float32 and bfloat16 numbers, with a factor that is
+no power of two, that is one rounding more. A second backward, and every per-row use, makes the logits again, with the
+same numbers.
+
+float16 has no room for gradients without their factor: of 2048 rows, p / N is 0 where p is below 6e-5, and a loss
+scaler comes too late. Times N (the sum in the place of the mean) it would still lose what p itself loses, and its sums
+over many rows would pass 65504. Its gradients are made in the backward pass, for the upstream gradient that arrives, at
+one product more.
 """
 
 from __future__ import annotations
@@ -127,14 +133,17 @@ class _Rows(torch.autograd.Function):
         problem, with_stats = inputs[-2:]
         values = kernel.forward(problem, with_stats=with_stats)
         ctx.set_materialize_grads(False)
-        ctx.values = values
+        # Outputs are copies of what is kept: their user may write over them, and a node that holds its own output is a
+        # cycle that nobody collects.
+        ctx.values = replace(values, prediction=None)
         _save(ctx, problem)
-        lse = values.exact_lse.to(values.loss.dtype)
-        entropy = torch.zeros_like(lse) if values.entropy is None else values.entropy
+        loss, weight = values.loss.clone(), values.weight.clone()
+        lse = values.exact_lse.to(loss.dtype, copy=True)
+        entropy = torch.zeros_like(lse) if values.entropy is None else values.entropy.clone()
         prediction = torch.full_like(lse, -1) if values.prediction is None else values.prediction
         weighed = ctx.needs_input_grad[4]  # the weight of a row depends on the class weight
-        ctx.mark_non_differentiable(prediction, *(() if weighed else (values.weight,)))
-        return values.loss, lse, entropy, values.weight, prediction
+        ctx.mark_non_differentiable(prediction, *(() if weighed else (weight,)))
+        return loss, lse, entropy, weight, prediction
 
     @staticmethod
     @outside_autocast
@@ -156,7 +165,10 @@ class _Total(torch.autograd.Function):
         problem = inputs[-1]
         ctx.per_row = _upstream_of_rows(problem, row_weights(problem))
         needs, bare = kernel.Needs(*ctx.needs_input_grad[:3]), _without_row_weight(problem)
-        values, ctx.gradients = kernel.loss_and_gradients(bare, kernel.Upstream(ctx.per_row), needs)
+        if _waits(problem):
+            values, ctx.gradients = kernel.forward(bare, with_stats=False), None
+        else:
+            values, ctx.gradients = kernel.loss_and_gradients(bare, kernel.Upstream(ctx.per_row), needs)
         ctx.values = values
         ctx.reduction, ctx.normalizer = problem.terms.reduction, problem.terms.normalizer
         _save(ctx, problem)
@@ -174,14 +186,21 @@ class _Total(torch.autograd.Function):
             return *_of_reference(ctx, partial(_total_again, ctx.reduction, ctx.normalizer), (g,)), None
         problem = _restored(ctx)
         made, ctx.gradients = ctx.gradients, None  # handed out once: autograd may then keep them as they are
+        waits = _waits(problem)
         if made is None:
+            upstream = kernel.Upstream(ctx.per_row * g if waits else ctx.per_row)
             needs = kernel.Needs(*ctx.needs_input_grad[:3])
-            made = kernel.gradients(_without_row_weight(problem), ctx.values, kernel.Upstream(ctx.per_row), needs)
-        if g != 1:
+            made = kernel.gradients(_without_row_weight(problem), ctx.values, upstream, needs)
+        if g != 1 and not waits:
             for gradient in (made.hidden, made.weight, made.bias):
                 if gradient is not None:
                     gradient.mul_(g.to(gradient.dtype) if gradient.dtype == g.dtype else g)
         return *_in_order(problem, made), None
+
+
+def _waits(problem: HeadRows) -> bool:
+    """Whether gradients are made when their factor is known."""
+    return problem.hidden.dtype == torch.float16
 
 
 def _upstream_of_rows(problem: HeadRows, weight: Tensor) -> Tensor:

@@ -55,7 +55,8 @@ class _Logprobs(torch.autograd.Function):
         ctx.problem = replace(with_tensors(problem, (nothing, nothing, None)), target=nothing.long())
         ctx.save_for_backward(*tensors_of(problem), problem.target, index)
         log_p = torch.cat([-values["loss"].unsqueeze(1), of_top], 1)
-        return log_p, values["entropy"] if with_entropy else torch.zeros_like(values["loss"]), index
+        # A copy: what is kept must be neither written over by the caller, nor an output that holds its own node.
+        return log_p, values["entropy"].clone() if with_entropy else torch.zeros_like(values["loss"]), index
 
     @staticmethod
     @outside_autocast
