@@ -368,6 +368,27 @@ def test_masked_classes_and_learned_weights(cut: str) -> None:
             torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("cut", CUTS, indirect=True)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_ignored_rows_enter_no_product(cut: str, reduction: str) -> None:
+    """They may hold NaN, and every gradient is that of the others."""
+    hidden, head = torch.randn(ROWS, FEATURES), torch.randn(CLASSES, FEATURES)
+    target = torch.randint(0, CLASSES, (ROWS,))
+    target[::2] = -100
+    hidden[::2] = torch.nan
+    ours, kept = hidden.clone().requires_grad_(), hidden[1::2].clone().requires_grad_()
+    losses = [
+        xent.linear_cross_entropy(x, head.requires_grad_(), y, reduction=reduction).sum()
+        for x, y in ((ours, target), (kept, target[1::2]))
+    ]
+    (of_ours, of_head), (of_kept, of_head_alone) = (
+        torch.autograd.grad(loss, (x, head)) for loss, x in zip(losses, (ours, kept), strict=True)
+    )
+    assert not of_ours[::2].any()
+    torch.testing.assert_close(of_ours[1::2], of_kept)
+    torch.testing.assert_close(of_head, of_head_alone)
+
+
 @pytest.mark.usefixtures("seen_by_kernels")
 def test_what_is_not_asked_for_costs_no_product() -> None:
     hidden, head = torch.randn(8, 4), torch.randn(16, 4)

@@ -1,9 +1,8 @@
 """Linear + cross-entropy on the kernels, differentiable.
 
 The sum and the mean know their upstream gradient up to one factor, so that gradients are made in the forward pass,
-where the logits are; `backward` hands them out, times the factor: of float32 and bfloat16 numbers, with a factor that is
-no power of two, that is one rounding more. A second backward, and every per-row use, makes the logits again, with the
-same numbers.
+where the logits are; `backward` hands them out, times the factor: one rounding more where that is no power of two, and
+in bfloat16 one of 2⁻⁹. A second backward, and every per-row use, makes the logits again, with the same numbers.
 
 float16 has no room for gradients without their factor: of 2048 rows, p / N is 0 where p is below 6e-5, and a loss
 scaler comes too late. Times N (the sum in the place of the mean) it would still lose what p itself loses, and its sums
@@ -47,7 +46,7 @@ def rows(problem: HeadRows) -> tuple[Tensor, Tensor]:
     """Loss and weight of every row, each (*rows, *extra)."""
     problem = with_casts(problem)
     bare = _without_row_weight(problem)
-    loss, _, _, weight, _ = _Rows.apply(*_tensors(bare), bare, False)
+    loss, _, _, weight, _ = _Rows.apply(*_tensors(bare), bare, False, torch.is_grad_enabled())
     return _weighed(problem, loss.view(problem.row_shape)), _weighed(problem, weight.view(problem.row_shape))
 
 
@@ -55,7 +54,7 @@ def rows_with_stats(problem: HeadRows) -> RowStats:
     """Loss, weight and statistics of every row."""
     problem = with_casts(problem)
     bare = _without_row_weight(problem)
-    outputs = _Rows.apply(*_tensors(bare), bare, True)
+    outputs = _Rows.apply(*_tensors(bare), bare, True, torch.is_grad_enabled())
     loss, lse, entropy, weight, prediction = (value.view(problem.row_shape) for value in outputs)
     weight = _weighed(problem, weight)
     return RowStats(
@@ -130,8 +129,9 @@ def _restored(ctx: Any) -> HeadRows:
 class _Rows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
-        problem, with_stats = inputs[-2:]
-        values = kernel.forward(problem, with_stats=with_stats)
+        problem, with_stats, with_gradient = inputs[-3:]
+        needs = _needs(ctx) if with_gradient else None
+        values = kernel.forward(problem, with_stats=with_stats, needs=needs)
         ctx.set_materialize_grads(False)
         # Outputs are copies of what is kept: their user may write over them, and a node that holds its own output is a
         # cycle that nobody collects.
@@ -150,13 +150,12 @@ class _Rows(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         upstream = gradients[:4]
         if all(g is None for g in upstream):
-            return (None,) * 9
+            return (None,) * 10
         if not kernels_may_run(*upstream):
-            return *_of_reference(ctx, _stats_again, upstream), None, None
+            return *_of_reference(ctx, _stats_again, upstream), None, None, None
         problem = _restored(ctx)
-        hidden, weight, bias, target, class_weight, _, probabilities = ctx.needs_input_grad[:7]
-        needs = kernel.Needs(hidden, weight, bias, target, class_weight, probabilities)
-        return *_in_order(problem, kernel.gradients(problem, ctx.values, kernel.Upstream(*upstream), needs)), None, None
+        made = kernel.gradients(problem, ctx.values, kernel.Upstream(*upstream), _needs(ctx))
+        return *_in_order(problem, made), None, None, None
 
 
 class _Total(torch.autograd.Function):
@@ -166,7 +165,7 @@ class _Total(torch.autograd.Function):
         ctx.per_row = _upstream_of_rows(problem, row_weights(problem))
         needs, bare = kernel.Needs(*ctx.needs_input_grad[:3]), _without_row_weight(problem)
         if _waits(problem):
-            values, ctx.gradients = kernel.forward(bare, with_stats=False), None
+            values, ctx.gradients = kernel.forward(bare, with_stats=False, needs=needs), None
         else:
             values, ctx.gradients = kernel.loss_and_gradients(bare, kernel.Upstream(ctx.per_row), needs)
         ctx.values = values
@@ -196,6 +195,11 @@ class _Total(torch.autograd.Function):
                 if gradient is not None:
                     gradient.mul_(g.to(gradient.dtype) if gradient.dtype == g.dtype else g)
         return *_in_order(problem, made), None
+
+
+def _needs(ctx: Any) -> kernel.Needs:
+    hidden, weight, bias, target, class_weight, _, probabilities = ctx.needs_input_grad[:7]
+    return kernel.Needs(hidden, weight, bias, target, class_weight, probabilities)
 
 
 def _waits(problem: HeadRows) -> bool:
