@@ -22,9 +22,9 @@ __all__ = ["Gradients", "Needs", "Upstream", "Values", "forward", "gradients", "
 _WAYS = {"rows": linear_by_rows, "classes": linear_by_classes, "both": linear_by_both}
 
 
-def plan_of(problem: HeadRows, needs: Needs | None) -> Plan:
+def plan_of(problem: HeadRows, needs: Needs | None, top: int = 0) -> Plan:
     """How the work would be cut; `needs` is None for values alone."""
-    return _plan_of(counted_rows(problem), needs)
+    return _plan_of(counted_rows(problem), needs, top)
 
 
 def forward(problem: HeadRows, *, with_stats: bool, top: int = 0, needs: Needs | None = None) -> Values:

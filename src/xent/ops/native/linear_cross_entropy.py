@@ -12,8 +12,8 @@ one product more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -24,13 +24,16 @@ from xent.backends import reference
 from xent.backends.native import linear_cross_entropy as kernel
 from xent.backends.native.linear_plan import Plan
 from xent.backends.native.linear_rows import row_weights
-from xent.head import HeadRows, product_dtype
+from xent.head import Head, HeadRows, head_rows_of, product_dtype
 from xent.ops.native.again import kernels_may_run, reference_gradient
 from xent.ops.native.autocast import outside_autocast, with_casts
 from xent.problem import counted_mask, true_class
 from xent.reduction import as_denominator, reduce_rows, sum_of_rows
 from xent.row_stats import RowStats
+from xent.sparse_target import SparseTarget
 from xent.terms import LossTerms
+
+_TERMS = tuple(field.name for field in fields(LossTerms))
 
 
 def total(problem: HeadRows) -> Tensor:
@@ -68,13 +71,26 @@ def rows_with_stats(problem: HeadRows) -> RowStats:
     )
 
 
-def plan_of_shapes(hidden: Tensor, weight: Tensor, max_memory: int | None) -> Plan:
-    """How values and gradients of a call with these tensors would be cut, if no row is ignored."""
-    hidden, weight = (torch.empty_like(x, dtype=product_dtype(x), device="meta") for x in (hidden, weight))
-    rows = hidden.numel() // max(hidden.shape[-1], 1)
-    target = torch.zeros(rows, dtype=torch.int64)
-    head = HeadRows(hidden.reshape(rows, -1), weight.flatten(0, -2), None, (), target, LossTerms(), max_memory)
-    return kernel.plan_of(head, kernel.Needs(hidden=True, weight=True, bias=False))
+def plan_of_call(
+    hidden: Tensor, weight: Tensor, target: Tensor | SparseTarget | None, options: Mapping[str, Any]
+) -> Plan:
+    """How values and gradients of a call would be cut; without a target, of one whose rows all count."""
+    dim = options.get("dim")
+    dim = hidden.ndim - 1 if dim is None else dim % max(hidden.ndim, 1)
+    if target is None:
+        shape = *hidden.shape[:dim], *weight.shape[1:-1], *hidden.shape[dim + 1 :]
+        target = torch.zeros((), dtype=torch.int64, device=hidden.device).expand(shape)
+    terms = LossTerms(**{name: options[name] for name in _TERMS if options.get(name) is not None})
+    head = Head(weight, options.get("linear_bias"))
+    problem = head_rows_of(hidden, head, target, terms, dim, options.get("shift") or 0)
+    cast = {name: _shape_of(tensor) for name, tensor in (("hidden", problem.hidden), ("weight", problem.weight))}
+    problem = replace(problem, **cast, max_memory=options.get("max_memory"))
+    return kernel.plan_of(problem, kernel.Needs(hidden=True, weight=True, bias=False), options.get("top") or 0)
+
+
+def _shape_of(tensor: Tensor) -> Tensor:
+    """A tensor without memory of the same strides, in the dtype that a product would take."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=product_dtype(tensor), device="meta")
 
 
 def _tensors(problem: HeadRows) -> tuple[Tensor | None, ...]:
