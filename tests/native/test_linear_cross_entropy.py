@@ -6,6 +6,7 @@ import gc
 import itertools
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import xent
 from xent.backends.native import linear_cross_entropy as kernel
 from xent.backends.native.linear_plan import Plan
+from xent.backends.native.linear_products import Products as Made
 
 ROWS, FEATURES, CLASSES = 37, 13, 301
 CUTS = {
@@ -88,10 +90,19 @@ def test_every_cut_gives_the_reference(cut: str, kind: str, weights: str, use: s
             torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12, msg=f"{cut} {options}")
 
 
+# Of the hidden states and of the weight: a sum of several products of half matrices, each of which the platform
+# rounds before it is added (six chunks of rows, five tiles of classes; 1.112 in the worst of 12 draws), or one product.
+ROUNDED_PARTS = {"rows": (1.001, 1.15), "both": (1.001, 1.001)}
+
+
 @pytest.mark.parametrize("cut", CUTS, indirect=True)
 @pytest.mark.parametrize("kind", ["hard", "sparse"])
-def test_half_gradients_are_as_near_as_the_plain_formulas(cut: str, kind: str) -> None:
-    """To float64, in norm; a fifth more, because which sums are rounded where is luck."""
+@pytest.mark.parametrize("edge", [0, 64], ids=["platform", "widened"])
+def test_half_gradients_are_as_near_as_the_plain_formulas(
+    cut: str, kind: str, edge: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To float64, in norm: a thousandth more, for sums of float32 in another order, wherever parts are not rounded."""
+    monkeypatch.setattr(kernel, "plan", lambda *_, **__: replace(CUTS[cut], products=Made(edge)))
     hidden, head = (torch.randn(shape).bfloat16() for shape in ((ROWS, FEATURES), (CLASSES, FEATURES)))
     target = torch.randint(0, CLASSES, (ROWS,))
     target[3] = -100
@@ -108,8 +119,9 @@ def test_half_gradients_are_as_near_as_the_plain_formulas(cut: str, kind: str) -
     truth = gradients(torch.float64, plain, target)
     theirs = gradients(torch.bfloat16, plain, target)
     ours = gradients(torch.bfloat16, xent.linear_cross_entropy, target if kind == "hard" else sparse)
-    for true, their, our in zip(truth, theirs, ours, strict=True):
-        assert (our - true).norm() <= 1.2 * (their - true).norm()
+    most = (1.001, 1.001) if edge else ROUNDED_PARTS.get(cut, (1.15, 1.001))
+    for true, their, our, times in zip(truth, theirs, ours, most, strict=True):
+        assert (our - true).norm() <= times * (their - true).norm()
 
 
 @pytest.mark.parametrize("cut", CUTS, indirect=True)
@@ -294,6 +306,43 @@ def test_no_table_of_logits_is_ever_made(kind: str, learned: bool) -> None:
             loss.backward()
         assert products.largest < rows * classes
         assert products.count >= 3
+
+
+LAYOUTS = {
+    "leading dimensions": ((8, 8, 4), (4096, 4), {}),
+    "dim": ((8, 4, 8), (4096, 4), {"dim": 1}),
+    "shift": ((8, 9, 4), (4096, 4), {"shift": 1}),
+    "K-dimensional": ((64, 4), (1024, 2, 2, 4), {}),
+}
+
+
+ONE_EACH = [("mean", False, torch.bfloat16), ("none", True, torch.float32), ("stats", False, torch.float32)]
+USES = list(itertools.product(("mean", "none", "stats"), (False, True), (torch.float32, torch.bfloat16, torch.float16)))
+
+
+@pytest.mark.usefixtures("seen_by_kernels")
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("use", "soft", "dtype"), [pytest.param(*use, marks=() if use in ONE_EACH else pytest.mark.slow) for use in USES]
+)
+def test_no_table_of_logits_is_made_in_any_layout(layout: str, use: str, soft: bool, dtype: torch.dtype) -> None:
+    """64 rows of 4096 logits; nothing that is made has as many numbers."""
+    shape, classes, options = LAYOUTS[layout]
+    rows = [size for i, size in enumerate(shape) if i != options.get("dim", len(shape) - 1)]
+    target = torch.randint(0, classes[0], (*rows, *classes[1:-1]))
+    if soft:  # the caller's own table, expanded from one row
+        table = torch.full((1,), 1 / classes[0], dtype=dtype).expand(*target.shape, classes[0])
+        target = table.movedim(-1, 1) if layout in ("dim", "K-dimensional") else table
+    hidden, head = torch.randn(shape).to(dtype).requires_grad_(), torch.randn(classes).to(dtype).requires_grad_()
+    reduction = {"reduction": "none"} if use == "none" else {}
+    with Products() as products, xent.backend("native"):
+        found = xent.linear_cross_entropy(
+            hidden, head, target, max_memory=600_000, stats=use == "stats", **reduction, **options
+        )
+        loss = found if use != "stats" else found[0] + found[1].entropy.sum() + found[1].lse.sum()
+        loss.sum().backward()
+    assert products.largest < 64 * 4096
+    assert products.count >= 3
 
 
 @pytest.mark.usefixtures("seen_by_kernels")
