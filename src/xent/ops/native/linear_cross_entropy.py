@@ -89,8 +89,11 @@ def plan_of_call(
 
 
 def _shape_of(tensor: Tensor) -> Tensor:
-    """A tensor without memory of the same strides, in the dtype that a product would take."""
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=product_dtype(tensor), device="meta")
+    """A tensor without memory, of the strides and the dtype in which a product would take this one."""
+    dtype = product_dtype(tensor)
+    if dtype != tensor.dtype:  # a cast makes a dense tensor of any
+        return torch.empty_like(tensor, dtype=dtype, device="meta")
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=dtype, device="meta")
 
 
 def _tensors(problem: HeadRows) -> tuple[Tensor | None, ...]:
