@@ -148,6 +148,12 @@ def _check_dimensions(input: Tensor, weight: Tensor) -> None:
 
 
 def _check_fits(input: Tensor, weight: Tensor, dim: int) -> None:
+    if 0 in weight.shape[1:-1]:
+        raise ShapeError(
+            f"linear_weight has shape {tuple(weight.shape)}",
+            "K-dimensional logits need at least one place for their classes",
+            "pass linear_weight of shape (C, d1, …, dK, D) without a 0 among the d",
+        )
     if weight.shape[-1] != input.shape[dim]:
         raise ShapeError(
             f"input of shape {tuple(input.shape)} has {input.shape[dim]} features in dim {dim} and linear_weight "

@@ -127,6 +127,67 @@ def test_dtypes(backend, dtype):
 
 
 @backends
+@pytest.mark.parametrize("needed", [(True, True, True), (True, False, True), (False, False, True)])
+def test_a_normalizer_gets_its_gradient(backend, needed):
+    """L = Σ / n, so that dL/dn = −Σ / n²; beside gradients of the layer and alone."""
+    hidden, head = (
+        tensor.detach().requires_grad_(need) for tensor, need in zip((normal(N, D), normal(C, D)), needed, strict=False)
+    )
+    count = torch.tensor(2.5, dtype=torch.float64, requires_grad=True)
+    with xent.backend(backend):
+        loss = xent.linear_cross_entropy(hidden, head, labels(N), normalizer=count)
+    wanted = [tensor for tensor in (hidden, head, count) if tensor.requires_grad]
+    plain = F.cross_entropy(F.linear(hidden, head), labels(N), reduction="sum") / count
+    for ours, theirs in zip(torch.autograd.grad(loss, wanted), torch.autograd.grad(plain, wanted), strict=True):
+        close(ours, theirs)
+
+
+@backends
+def test_hidden_states_without_features(backend):
+    """Logits are the bias: uniform without one."""
+    for shape in ((0,), (N, 0), (N, T, 0)):
+        hidden, head, target = normal(*shape), normal(C, 0), labels(*shape[:-1])
+        with xent.backend(backend):
+            loss = xent.linear_cross_entropy(hidden, head, target, linear_bias=normal(C))
+            plain = F.cross_entropy(normal(C).expand(target.numel(), C), target.reshape(-1))
+            close(loss, plain)
+            close(
+                xent.token_logprobs(hidden, target, linear_weight=head).sum(),
+                -target.numel() * head.new_tensor(C).log(),
+            )
+        grads = torch.autograd.grad(loss, (hidden, head))
+        assert [grad.shape for grad in grads] == [hidden.shape, head.shape]
+
+
+@backends
+def test_k_dimensional_weight_without_places_is_an_error(backend):
+    with xent.backend(backend), pytest.raises(xent.errors.ShapeError, match="at least one place"):
+        xent.linear_cross_entropy(normal(N, D), normal(C, 0, D), torch.zeros(N, 0, dtype=torch.long))
+
+
+@backends
+@pytest.mark.parametrize("soft", [False, True])
+def test_weights_and_inputs_in_any_order_of_memory(backend, soft):
+    """Transposed, every other feature, one row for all: values and gradients are those of contiguous tensors."""
+    target = normal(N, C).detach().softmax(1) if soft else labels(N)
+    tables = {
+        "transposed": (normal(D, N).T, normal(D, C).T),
+        "every other": (normal(N, 2 * D)[:, ::2], normal(2 * C, 2 * D)[::2, ::2]),
+        "expanded": (normal(1, D).expand(N, D), normal(1, D).expand(C, D)),
+        "flipped": (normal(N, D).flip(0), normal(C, D).flip(1)),
+    }
+    for hidden, head in tables.values():
+        with xent.backend(backend):
+            loss = xent.linear_cross_entropy(hidden, head, target)
+        plain = F.cross_entropy(F.linear(hidden.contiguous(), head.contiguous()), target)
+        close(loss, plain)
+        for ours, theirs in zip(
+            torch.autograd.grad(loss, (hidden, head)), torch.autograd.grad(plain, (hidden, head)), strict=True
+        ):
+            close(ours, theirs)
+
+
+@backends
 def test_no_rows_and_ignore_index_none(backend):
     head = normal(C, D)
     with xent.backend(backend):

@@ -1,19 +1,22 @@
-"""Linear + cross-entropy on the kernels: every way to cut it, and what it never makes."""
+"""Linear + cross-entropy on the kernels: every way to cut it."""
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import xent
 from xent.backends.native import linear_cross_entropy as kernel
 from xent.backends.native.linear_plan import Plan
+from xent.backends.native.linear_products import Products
 
 ROWS, FEATURES, CLASSES = 37, 13, 301
 CUTS = {
@@ -86,10 +89,19 @@ def test_every_cut_gives_the_reference(cut: str, kind: str, weights: str, use: s
             torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12, msg=f"{cut} {options}")
 
 
+# Of the hidden states and of the weight: a sum of several products of half matrices, each of which the platform
+# rounds before it is added (six chunks of rows, five tiles of classes; 1.112 in the worst of 12 draws), or one product.
+ROUNDED_PARTS = {"rows": (1.001, 1.15), "both": (1.001, 1.001)}
+
+
 @pytest.mark.parametrize("cut", CUTS, indirect=True)
 @pytest.mark.parametrize("kind", ["hard", "sparse"])
-def test_half_gradients_are_as_near_as_the_plain_formulas(cut: str, kind: str) -> None:
-    """To float64, in norm; a fifth more, because which sums are rounded where is luck."""
+@pytest.mark.parametrize("edge", [0, 64], ids=["platform", "widened"])
+def test_half_gradients_are_as_near_as_the_plain_formulas(
+    cut: str, kind: str, edge: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To float64, in norm: a thousandth more, for sums of float32 in another order, wherever parts are not rounded."""
+    monkeypatch.setattr(kernel, "plan", lambda *_, **__: replace(CUTS[cut], products=Products(edge)))
     hidden, head = (torch.randn(shape).bfloat16() for shape in ((ROWS, FEATURES), (CLASSES, FEATURES)))
     target = torch.randint(0, CLASSES, (ROWS,))
     target[3] = -100
@@ -106,8 +118,84 @@ def test_half_gradients_are_as_near_as_the_plain_formulas(cut: str, kind: str) -
     truth = gradients(torch.float64, plain, target)
     theirs = gradients(torch.bfloat16, plain, target)
     ours = gradients(torch.bfloat16, xent.linear_cross_entropy, target if kind == "hard" else sparse)
-    for true, their, our in zip(truth, theirs, ours, strict=True):
-        assert (our - true).norm() <= 1.2 * (their - true).norm()
+    most = (1.001, 1.001) if edge else ROUNDED_PARTS.get(cut, (1.15, 1.001))
+    for true, their, our, times in zip(truth, theirs, ours, most, strict=True):
+        assert (our - true).norm() <= times * (their - true).norm()
+
+
+@pytest.mark.parametrize("cut", CUTS, indirect=True)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_loss_scaler_reaches_float16_in_time(cut: str, weighted: bool) -> None:
+    """p / N is below the least number of float16, 6e-8, for most classes; times 2**16 it is not. A second time too.
+
+    Compared with the plain formula in float16, whose G is rounded once with the factor in it; a tenth more for sums in
+    another order.
+    """
+    hidden, head = torch.randn(ROWS, FEATURES).half(), torch.randn(CLASSES, FEATURES).half()
+    bias = torch.cat([torch.zeros(CLASSES // 2), torch.full((CLASSES - CLASSES // 2,), -9.0)]).half()
+    target, factor = torch.randint(0, CLASSES // 2, (ROWS,)), torch.tensor(65536.0)
+    share = torch.full((ROWS,), 2.0**-6) if weighted else None
+
+    def gradients(dtype: torch.dtype, loss: Callable[..., Tensor], times: int = 1) -> list[Tensor]:
+        leaves = [x.detach().to(dtype).requires_grad_() for x in (hidden, head, bias)]
+        made = loss(*leaves)
+        for _ in range(times):
+            found = torch.autograd.grad(made, leaves, factor.to(made.dtype), retain_graph=True)
+        return [grad.double() for grad in found]
+
+    def plain(hidden: Tensor, head: Tensor, bias: Tensor) -> Tensor:
+        logits = torch.nn.functional.linear(hidden, head, bias)
+        rows = torch.nn.functional.cross_entropy(logits.double(), target, reduction="none") / ROWS
+        return (rows * (1 if share is None else share * ROWS / share.sum())).sum()
+
+    def ours(hidden: Tensor, head: Tensor, bias: Tensor) -> Tensor:
+        return xent.linear_cross_entropy(hidden, head, target, linear_bias=bias, row_weight=share)
+
+    truth, theirs = gradients(torch.float64, plain), gradients(torch.float16, plain)
+    for times in (1, 2):
+        for true, their, our in zip(truth, theirs, gradients(torch.float16, ours, times), strict=True):
+            rare = slice(CLASSES // 2, None) if len(true) == CLASSES else slice(None)
+            least = torch.finfo(torch.float16).eps / 2 * true[rare].norm()  # one rounding of the result
+            assert (our - true)[rare].norm() <= 1.1 * max((their - true)[rare].norm(), least)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_outputs_may_be_written_over(dtype: torch.dtype) -> None:
+    """What the backward pass reads is its own: losses are scaled, statistics are read and changed in place."""
+    hidden, head = torch.randn(ROWS, FEATURES, dtype=dtype), torch.randn(CLASSES, FEATURES, dtype=dtype)
+    target = torch.randint(0, CLASSES, (ROWS,))
+    target[3] = -100
+
+    def both(written: bool) -> list[Tensor]:
+        leaves = [hidden.clone().requires_grad_(), head.clone().requires_grad_()]
+        _, rows = xent.linear_cross_entropy(*leaves, target, stats=True, reduction="none", z_loss=0.1)
+        scores = xent.token_logprobs(leaves[0], target, linear_weight=leaves[1], entropy=True)
+        assert scores.entropy is not None
+        outputs = [rows.loss, rows.lse, rows.entropy, scores.logprob, scores.entropy]
+        found = sum(output.sum() for output in outputs)
+        if written:
+            for output in [*outputs, rows.weight, rows.prediction]:
+                output.detach().fill_(7)
+        return list(torch.autograd.grad(found, leaves))
+
+    for one, other in zip(both(False), both(True), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("use", ["none", "stats", "mean", "logprobs"])
+def test_a_loss_without_a_backward_is_freed(use: str) -> None:
+    """With its hidden states and what they come from."""
+    hidden, target = torch.randn(ROWS, FEATURES, requires_grad=True) * 2, torch.zeros(ROWS, dtype=torch.long)
+    head, gone = torch.randn(CLASSES, FEATURES), weakref.ref(hidden)
+    if use == "logprobs":
+        made = xent.token_logprobs(hidden, target, linear_weight=head, entropy=True, top=2)
+    elif use == "stats":
+        made = xent.linear_cross_entropy(hidden, head, target, stats=True)
+    else:
+        made = xent.linear_cross_entropy(hidden, head, target, reduction=use)
+    del made, hidden
+    gc.collect()
+    assert gone() is None
 
 
 @pytest.mark.parametrize("cut", CUTS, indirect=True)
@@ -163,76 +251,6 @@ def test_second_derivatives_of_a_tied_weight_keep_their_paths_apart() -> None:
     assert torch.autograd.gradgradcheck(tied, weight)
 
 
-class Products(TorchDispatchMode):
-    """Counts matrix products and remembers the largest tensor that was made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count, self.largest, self.made = 0, 0, set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.count += func.overloadpacket.__name__ in ("mm", "addmm", "addmm_")
-        for tensor in torch.utils._pytree.tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                entries = storage.nbytes() // tensor.element_size()
-                self.made.add((storage.data_ptr(), entries))
-                self.largest = max(self.largest, entries)
-        return result
-
-
-@pytest.fixture
-def seen_by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the kernels run under a dispatch mode that only watches."""
-    from xent.ops import native
-
-    monkeypatch.setattr(native._torch_c, "_len_torch_dispatch_stack", lambda: 0)
-
-
-@pytest.mark.usefixtures("seen_by_kernels")
-@pytest.mark.parametrize("kind", ["hard", "soft", "sparse"])
-@pytest.mark.parametrize("learned", [False, True], ids=["", "learned"])
-def test_no_table_of_logits_is_ever_made(kind: str, learned: bool) -> None:
-    """Any tensor of rows × classes would be larger than all that is made for any option."""
-    rows, features, classes = 64, 4, 4096
-    target = torch.randint(0, classes, (rows,))
-    if kind == "soft":  # the caller's own table, expanded from one row
-        target = torch.full((1, classes), 1 / classes).expand(rows, classes)
-    if kind == "sparse":
-        shares = torch.rand(rows, 8).softmax(1).requires_grad_(learned)
-        target = xent.SparseTarget(torch.randint(0, classes, (rows, 8)), shares)
-    weights = {name: torch.rand(n, requires_grad=True) for name, n in (("weight", classes), ("row_weight", rows))}
-    for options in SETTINGS:
-        hidden, head = torch.randn(rows, features), torch.randn(classes, features)
-        with Products() as products:
-            loss = xent.linear_cross_entropy(
-                hidden.requires_grad_(),
-                head.requires_grad_(),
-                target,
-                max_memory=300_000,
-                **options,
-                **(weights if learned else {}),
-            )
-            loss.backward()
-        assert products.largest < rows * classes
-        assert products.count >= 3
-
-
-@pytest.mark.usefixtures("seen_by_kernels")
-def test_no_table_of_logits_is_made_for_the_best_classes() -> None:
-    rows, features, classes = 64, 4, 4096
-    hidden, head = torch.randn(rows, features, requires_grad=True), torch.randn(classes, features, requires_grad=True)
-    cuts = {"rows": Plan("rows", 8, 0, 0, 0.0), "classes": Plan("classes", 256, 0, 0, 0.0)}
-    for cut in cuts.values():
-        with Products() as products, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(kernel, "plan", lambda size, bound, *, with_gradient, cut=cut: cut)
-            target = torch.randint(0, classes, (rows,))
-            scores = xent.token_logprobs(hidden, target, linear_weight=head, entropy=True, top=5)
-            (scores.logprob.sum() + scores.entropy.sum() + scores.top_logprobs.sum()).backward()
-        assert products.largest < rows * classes
-
-
 @pytest.mark.parametrize("cut", CUTS, indirect=True)
 def test_the_best_classes_are_those_of_the_reference(cut: str) -> None:
     """Small integers, exact in every order of the sums: most places are ties, over tiles and within them."""
@@ -250,20 +268,6 @@ def test_the_best_classes_are_those_of_the_reference(cut: str) -> None:
         for one, other in zip(*found, strict=True):
             torch.testing.assert_close(one, other)
     assert torch.equal(found[0][2], found[1][2])
-
-
-@pytest.mark.usefixtures("seen_by_kernels")
-def test_the_gradient_of_a_dense_target_is_the_only_table() -> None:
-    rows, features, classes = 64, 4, 4096
-    hidden, head = torch.randn(rows, features), torch.randn(classes, features)
-    target = torch.full((rows, classes), 1 / classes, requires_grad=True)
-    with Products() as products:
-        loss = xent.linear_cross_entropy(hidden, head, target, max_memory=300_000, label_smoothing=0.1)
-        loss.backward()
-    tables = {place for place, entries in products.made if entries >= rows * classes}
-    assert tables == {target.untyped_storage().data_ptr(), target.grad.untyped_storage().data_ptr()}
-    wanted = (hidden @ head.T).log_softmax(1) * -(0.9 / rows)
-    torch.testing.assert_close(target.grad, wanted)
 
 
 @pytest.mark.parametrize("cut", CUTS, indirect=True)
@@ -291,17 +295,22 @@ def test_masked_classes_and_learned_weights(cut: str) -> None:
             torch.testing.assert_close(one, other)
 
 
-@pytest.mark.usefixtures("seen_by_kernels")
-def test_what_is_not_asked_for_costs_no_product() -> None:
-    hidden, head = torch.randn(8, 4), torch.randn(16, 4)
-    target = torch.tensor([1, 2, 3, 4, -100, -100, -100, -100])
-    sparse = xent.SparseTarget(torch.stack([target, target.flip(0)], 1), torch.full((8, 2), 0.5))
-    for labels in (target, sparse):
-        for needs, count in (((False, False), 1), ((True, False), 2), ((False, True), 2), ((True, True), 3)):
-            with Products() as products:
-                loss = xent.linear_cross_entropy(
-                    hidden.clone().requires_grad_(needs[0]), head.clone().requires_grad_(needs[1]), labels
-                )
-                if any(needs):
-                    loss.backward()
-            assert products.count == count, needs
+@pytest.mark.parametrize("cut", CUTS, indirect=True)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_ignored_rows_enter_no_product(cut: str, reduction: str) -> None:
+    """They may hold NaN, and every gradient is that of the others."""
+    hidden, head = torch.randn(ROWS, FEATURES), torch.randn(CLASSES, FEATURES)
+    target = torch.randint(0, CLASSES, (ROWS,))
+    target[::2] = -100
+    hidden[::2] = torch.nan
+    ours, kept = hidden.clone().requires_grad_(), hidden[1::2].clone().requires_grad_()
+    losses = [
+        xent.linear_cross_entropy(x, head.requires_grad_(), y, reduction=reduction).sum()
+        for x, y in ((ours, target), (kept, target[1::2]))
+    ]
+    (of_ours, of_head), (of_kept, of_head_alone) = (
+        torch.autograd.grad(loss, (x, head)) for loss, x in zip(losses, (ours, kept), strict=True)
+    )
+    assert not of_ours[::2].any()
+    torch.testing.assert_close(of_ours[1::2], of_kept)
+    torch.testing.assert_close(of_head, of_head_alone)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -49,6 +50,53 @@ def test_a_linear_choice_says_how_it_is_cut() -> None:
     assert "304 rows at a time" in str(choice)
     bounded = xent.choices(hidden, head, operation="linear_cross_entropy", max_memory=16 << 20)
     assert "classes at a time" in bounded.note
+
+
+@pytest.mark.skipif("native" in MISSING, reason="no native column to make a plan")
+@pytest.mark.parametrize(
+    ("shape", "head", "options"),
+    [
+        ((6, 4, 8), (900, 8), {"shift": 1}),
+        ((6, 8, 4), (900, 8), {"dim": 1}),
+        ((24, 8), (300, 3, 8), {"reduction": "none"}),
+        ((24, 8), (900, 8), {"ignored": True, "label_smoothing": 0.1}),
+        ((24, 8), (900, 8), {"sparse": 40}),
+        ((24, 8), (900, 8), {"soft": True, "label_smoothing": 0.1}),
+        ((24, 8), (900, 8), {"top": 30}),
+    ],
+)
+def test_a_linear_choice_is_that_of_the_call(
+    shape: tuple[int, ...], head: tuple[int, ...], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan that the question names is the one that the call then makes."""
+    from xent.backends.native import linear_cross_entropy as kernel
+
+    options = {"max_memory": 40_000, **options} if "top" not in options else dict(options)
+    hidden, weight = torch.randn(shape), torch.randn(head, requires_grad=True)
+    rows = [size for i, size in enumerate(shape) if i != options.get("dim", len(shape) - 1)]
+    target = torch.zeros(*rows, *head[1:-1], dtype=torch.long)
+    if options.pop("ignored", False):
+        target[::2] = -100
+    if options.pop("soft", False):
+        target = torch.rand(24, 900)
+    if k := options.pop("sparse", 0):
+        target = xent.SparseTarget(torch.zeros(24, k, dtype=torch.long), torch.rand(24, k))
+    top, cuts, real = "top" in options, [], kernel.plan
+    operation = "token_logprobs" if top else "linear_cross_entropy"
+    given = (hidden, target) if top else (hidden, weight, target)
+    options |= {"linear_weight": weight} if top else {}
+    with xent.backend("native"):
+        note = xent.choices(*given, operation=operation, **options).note
+        monkeypatch.setattr(kernel, "plan", lambda *size, **how: cuts.append(real(*size, **how)) or cuts[-1])
+        getattr(xent, operation)(*given, **options)
+    assert note == str(cuts[-1])
+
+
+@pytest.mark.skipif("native" in MISSING, reason="no native column to make a plan")
+def test_a_linear_choice_says_what_the_call_would_raise() -> None:
+    given, options = (torch.randn(24, 8), torch.randn(900, 8)), {"operation": "linear_cross_entropy", "max_memory": 5}
+    with xent.backend("native"):
+        assert "which raises: max_memory=5 bytes" in xent.choices(*given, **options).note
 
 
 def test_an_unknown_option_raises() -> None:

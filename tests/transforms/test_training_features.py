@@ -86,10 +86,11 @@ def test_autocast_leaves_float64_and_its_own_opposite_alone() -> None:
 
 def test_a_choice_under_autocast_speaks_of_the_half_tensors() -> None:
     hidden, weight = torch.empty(1).expand(2048, 768), torch.empty(1).expand(50257, 768)
+    target = torch.zeros(2048, dtype=torch.long)
     half = xent.choices(hidden.bfloat16(), weight.bfloat16(), operation="linear_cross_entropy").note
     with torch.autocast("cpu", torch.bfloat16):
         assert xent.choices(hidden, weight, operation="linear_cross_entropy").note == half
-        scored = xent.choices(hidden, TARGET, operation="token_logprobs", linear_weight=weight)
+        scored = xent.choices(hidden, target, operation="token_logprobs", linear_weight=weight)
     assert scored.note == half
 
 

@@ -70,6 +70,7 @@ def test_shapes():
     shapes.test_tied_weight_gets_both_gradients("triton")
     shapes.test_input_may_be_the_weight_itself("triton")
     shapes.test_no_rows_and_ignore_index_none("triton")
+    shapes.test_a_normalizer_gets_its_gradient("triton", (True, True, True))
 
 
 @pytest.mark.parametrize("linear", [False, True])

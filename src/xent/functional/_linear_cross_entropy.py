@@ -114,8 +114,9 @@ def linear_cross_entropy(
         loss is float32 and gradients keep the dtypes of the tensors.
 
     Cost:
-        On the native backend three products (four where memory is short) and no more than `max_memory`; on the
-        reference backend N·C logits and what `cross_entropy` makes of them. Ignored rows cost no product on native.
+        On the native backend three products, one more where memory is short and one more in float16, and no more than
+        `max_memory`, beside which autograd copies a gradient to undo `shift`, `dim` or autocast; on the reference
+        backend N·C logits and what `cross_entropy` makes of them. Ignored rows cost no product on native.
         Gradients of targets and class weights are filled from the same chunks, at a fourth product. Second derivatives
         hold the logits on every backend.
 

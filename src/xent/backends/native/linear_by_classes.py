@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from xent.backends.native.linear_plan import Plan
+from xent.backends.native.linear_products import add_column_sums
 from xent.backends.native.linear_rows import CountedRows, row_weights
 from xent.backends.native.linear_term_gradients import TermGradients, with_terms
 from xent.backends.native.linear_tile import Tile, TileTerms
@@ -71,7 +72,9 @@ class _Tiles:
         self.first = len(self.starts) - min(plan.kept_tiles, len(self.starts))
         self.hidden = rows.hidden_between(0, len(rows))
         self.terms, self.products = TileTerms(rows), plan.products
-        self._buffers = [torch.empty((len(rows) * plan.step,), dtype=rows.hidden.dtype) for _ in range(keep + 1)]
+        self._buffers = [
+            torch.empty((len(rows) * plan.step,), dtype=rows.problem.hidden.dtype) for _ in range(keep + 1)
+        ]
         self._made: dict[int, Tile] = {}
 
     def for_values(self) -> Iterator[Tile]:
@@ -184,9 +187,11 @@ def _gradients(rows: CountedRows, tiles: _Tiles, values: Values, upstream: Upstr
         if of_weight is not None:
             tiles.products.write(of_weight[tile.start : stop], gradient.t(), tiles.hidden)
         if of_bias is not None:
-            of_bias[tile.start : stop] = gradient.sum(0, dtype=exact).to(dtype)
+            sums = torch.zeros(gradient.shape[1], dtype=exact)
+            add_column_sums(sums, gradient)
+            of_bias[tile.start : stop] = sums
     if of_hidden is not None and rows.kept is not None:
-        whole = torch.zeros(rows.hidden.shape, dtype=dtype)
+        whole = torch.zeros(rows.num_hidden, weight.shape[1], dtype=dtype)
         whole[rows.kept] = of_hidden.to(dtype)
         of_hidden = whole
     made = Gradients(None if of_hidden is None else of_hidden.to(dtype), of_weight, of_bias)

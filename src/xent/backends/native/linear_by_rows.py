@@ -14,6 +14,7 @@ from torch import Tensor
 
 from xent.backends.native import cross_entropy as kernel
 from xent.backends.native.linear_plan import Plan
+from xent.backends.native.linear_products import add_column_sums
 from xent.backends.native.linear_rows import CountedRows
 from xent.backends.native.linear_term_gradients import TermGradients, with_terms
 from xent.backends.native.linear_values import Gradients, Needs, Upstream, Values, accumulator_dtype, empty_values
@@ -93,7 +94,9 @@ class _Sums:
         self._weight = rows.problem.weight.detach()
         self._one_chunk = len(rows) <= plan.step
         dtype, exact = self._weight.dtype, accumulator_dtype(self._weight.dtype)
-        self._hidden_gradient = torch.empty(rows.hidden.shape, dtype=dtype) if needs.hidden else None
+        self._hidden_gradient = (
+            torch.empty(rows.num_hidden, self._weight.shape[1], dtype=dtype) if needs.hidden else None
+        )
         if self._hidden_gradient is not None and rows.kept is not None:
             self._hidden_gradient.zero_()
         summed = dtype if self._one_chunk else exact
@@ -114,7 +117,7 @@ class _Sums:
         if self._weight_gradient is not None:
             self._add_to_weight(start, hidden, gradient)
         if self._bias_gradient is not None:
-            self._bias_gradient += gradient.sum(0, dtype=self._bias_gradient.dtype)
+            add_column_sums(self._bias_gradient, gradient)
 
     def _add_to_weight(self, start: int, hidden: Tensor, gradient: Tensor) -> None:
         total = self._weight_gradient

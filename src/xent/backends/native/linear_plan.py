@@ -10,6 +10,10 @@ of the weight gradient is one product, finished at once.
 
 Both, where half inputs leave no room for the float32 sums that either needs: rows for values and the gradient of the
 hidden states, then classes for that of the weight. Four products, and nothing is summed outside of one.
+
+What is counted is every tensor that is made: logits, copies of rows that do not lie in one order, sums, and what is
+known of each row. Not counted is scratch of a fixed size, inside a product and in the pieces of
+linear_term_gradients.py.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from xent.backends.native.linear_products import PLATFORM, ROW_BLOCK, Products, block_bytes, edge_within
+from xent.backends.native.top_classes import PIECE as TOP_PIECE
 from xent.errors import BackendError
 
 MIB = 1 << 20
@@ -26,6 +31,11 @@ _SECONDS_PER_FLOP = 1 / 330e9
 _SECONDS_PER_BYTE = 1 / 12e9
 _SHARE_OF_BLOCKS = 4  # a quarter of the memory for the blocks that are widened
 _ENTRY_BYTES = 128  # of an entry of a sparse target, in float64, while its class is sought
+_ROW_BYTES = 160  # values of a row of a chunk, twice: those of the chunk before are still there
+_TILE_ROW_BYTES = 288  # what is known of a row between tiles, in float64, and while a tile is merged into it
+_STATE_BYTES = 112  # values of each loss, its upstream gradient, which rows count, and copies of what is handed out
+_TOP_BYTES = 96  # of one of the best classes of a row: twice its logit and index, and the parts that are merged
+_TOP_PIECE_BYTES = 24  # of a logit of the piece whose best classes are sought
 _ROWS_FOR_HALF_SPEED = 12  # a product with so few rows (or columns) runs at half its speed
 
 
@@ -41,9 +51,15 @@ class Size:
         half: whether gradients are accumulated in float32 beside the inputs' dtype.
         weight_gradient: whether the weight needs its gradient.
         sliced: whether classes can be cut (not for K-dimensional logits).
-        gathered: whether hidden states are copied together, because rows in between are ignored.
+        gathered: whether hidden states are copied together: rows in between are ignored, or do not lie in one order.
         entries: classes that each target names: k of a sparse one.
         widened: whether products of these half inputs are made in float32, a block at a time.
+        ignored: hidden states beside the counted ones.
+        per_hidden: K, losses for each hidden state.
+        target_item: bytes of a number of a dense target whose rows are copied together, else 0.
+        smoothed_item: bytes of a number of the dense target that smoothing makes for a tile of classes, else 0.
+        top: how many of the best classes are asked for.
+        fixed: bytes of vectors of classes, and of what products copy of the weight, whatever the cut.
     """
 
     rows: int
@@ -56,6 +72,12 @@ class Size:
     gathered: bool = False
     entries: int = 1
     widened: bool = False
+    ignored: int = 0
+    per_hidden: int = 1
+    target_item: int = 0
+    smoothed_item: int = 0
+    top: int = 0
+    fixed: int = 0
 
     @property
     def product_seconds(self) -> float:
@@ -65,7 +87,7 @@ class Size:
 
     def default_bytes(self) -> int:
         """The bound when the caller gives none."""
-        inputs = (self.rows + self.classes) * self.features * self.item
+        inputs = (self.rows + self.ignored + self.classes) * self.features * self.item
         return max(DEFAULT_BYTES, 2 * inputs // 10)
 
 
@@ -104,26 +126,42 @@ def plan(size: Size, max_memory: int | None, *, with_gradient: bool) -> Plan:
     Raises:
         BackendError: no way keeps to a given `max_memory`.
     """
+    if size.rows == 0:
+        return Plan("rows", 1, 0, 0, 0.0)  # nothing to be made
     bound = size.default_bytes() if max_memory is None else max_memory
     while (found := _within(size, bound, with_gradient)) is None:
         if max_memory is not None:
             raise BackendError(
                 f"max_memory={bound} bytes for logits of {size.rows} × {size.classes}",
-                f"the smallest chunk, one row, takes {_row_bytes(size)} bytes",
+                f"the smallest cut takes {least_bytes(size, with_gradient=with_gradient)} bytes",
                 "raise max_memory",
             )
         bound += bound // 8
     return found
 
 
+def least_bytes(size: Size, *, with_gradient: bool) -> int:
+    """A bound that a plan keeps to, where one byte less is too little."""
+    works = 1
+    while _within(size, works, with_gradient) is None:
+        works *= 2
+    fails = works // 2
+    while works - fails > 1:
+        middle = (works + fails) // 2
+        if _within(size, middle, with_gradient) is None:
+            fails = middle
+        else:
+            works = middle
+    return works
+
+
 def _within(size: Size, bound: int, with_gradient: bool) -> Plan | None:
-    if not size.widened:
-        return _cut(size, bound, with_gradient)
-    edge = edge_within(bound // _SHARE_OF_BLOCKS)
-    found = _cut(size, bound - block_bytes(edge), with_gradient)
+    edge = edge_within(bound // _SHARE_OF_BLOCKS) if size.widened else 0
+    always = _state_bytes(size) + block_bytes(edge)
+    found = _cut(size, bound - always, with_gradient)
     if found is None:
         return None
-    return replace(found, extra_bytes=found.extra_bytes + block_bytes(edge), products=Products(edge))
+    return replace(found, extra_bytes=found.extra_bytes + always, products=Products(edge))
 
 
 def _cut(size: Size, bound: int, with_gradient: bool) -> Plan | None:
@@ -134,20 +172,29 @@ def _cut(size: Size, bound: int, with_gradient: bool) -> Plan | None:
     return min(possible, key=lambda way: way.seconds, default=None)
 
 
+def _state_bytes(size: Size) -> int:
+    """What is held whatever the cut."""
+    losses = (size.rows + size.ignored) * size.per_hidden
+    piece = min(max(TOP_PIECE, size.classes), size.rows * size.classes) if size.top else 0
+    return losses * (_STATE_BYTES + size.top * _TOP_BYTES) + piece * _TOP_PIECE_BYTES + size.fixed
+
+
 def _row_bytes(size: Size) -> int:
-    return (size.classes + size.features) * size.item + _ENTRY_BYTES * (size.entries - 1) + 64  # 64: statistics
+    """What a row of a chunk takes: its logits, and copies, which the next chunk's meet before they go."""
+    copies = 2 * (size.features * size.item * size.gathered + size.classes * size.target_item)
+    return size.classes * size.item + copies + _ENTRY_BYTES * (size.entries - 1) + _ROW_BYTES * size.per_hidden
 
 
 def _by_rows(size: Size, bound: int, with_gradient: bool) -> Plan | None:
-    step = min(bound // _row_bytes(size), max(size.rows, 1))
+    step = min(max(bound, 0) // _row_bytes(size), size.rows)
     accumulates = with_gradient and size.half and size.weight_gradient
     if step < size.rows and accumulates:  # more than one chunk needs the float32 copy, and a product's own output
         step = max(bound - size.classes * size.features * (4 + size.item), 0) // _row_bytes(size)
     if step < 1:
         return None
-    chunks = max(-(-size.rows // step), 1)
+    chunks = -(-size.rows // step)
     step = max(min(_multiple(-(-size.rows // chunks), 16), step), 1)  # chunks of one size
-    slow = 1 + _ROWS_FOR_HALF_SPEED / max(step, 1)
+    slow = 1 + _ROWS_FOR_HALF_SPEED / step
     copies = 2 * 4 * size.classes * size.features * (chunks - 1) if size.weight_gradient else 0
     seconds = (3 if with_gradient else 1) * size.product_seconds * slow
     seconds += copies * _SECONDS_PER_BYTE if with_gradient else 0
@@ -158,12 +205,12 @@ def _by_rows(size: Size, bound: int, with_gradient: bool) -> Plan | None:
 
 
 def _by_classes(size: Size, bound: int, with_gradient: bool) -> Plan | None:
-    if not size.sliced or size.rows == 0:
+    if not size.sliced:
         return None
     fixed = _fixed_bytes(size)
-    if with_gradient and size.half:  # the float32 sum of the hidden gradient, and a product to be added to it
-        fixed += size.features * (4 * size.rows + (0 if size.widened else size.item * min(size.rows, ROW_BLOCK)))
-    column = size.rows * size.item
+    if with_gradient:
+        fixed += size.features * _hidden_sum_bytes(size)
+    column = _column_bytes(size)
     columns = (bound - fixed) // column
     if columns < min(64, size.classes):
         return None
@@ -181,10 +228,10 @@ def _by_classes(size: Size, bound: int, with_gradient: bool) -> Plan | None:
 
 
 def _by_both(size: Size, bound: int) -> Plan | None:
-    if not size.sliced or size.rows == 0:
+    if not size.sliced:
         return None
-    step = min(bound // _row_bytes(size), size.rows)
-    fixed, column = _fixed_bytes(size), size.rows * size.item
+    step = min(max(bound, 0) // _row_bytes(size), size.rows)
+    fixed, column = _fixed_bytes(size), _column_bytes(size)
     tile = min((bound - fixed) // column, size.classes)
     if step < 1 or tile < min(16, size.classes):
         return None
@@ -194,9 +241,22 @@ def _by_both(size: Size, bound: int) -> Plan | None:
 
 
 def _fixed_bytes(size: Size) -> int:
-    """What all rows of a tile of classes take beside its logits; 128: statistics of a row, in float64."""
+    """What all rows of a tile of classes take beside its logits."""
     gathered = size.features * size.item * size.gathered
-    return size.rows * (gathered + 128 + _ENTRY_BYTES * (size.entries - 1))
+    return size.rows * (gathered + _TILE_ROW_BYTES + _ENTRY_BYTES * (size.entries - 1))
+
+
+def _column_bytes(size: Size) -> int:
+    """One class of a tile: logits, and copies of a dense target."""
+    return size.rows * (size.item + size.target_item + size.smoothed_item)
+
+
+def _hidden_sum_bytes(size: Size) -> int:
+    """One feature of the gradient of the hidden states, beside that gradient itself."""
+    if not size.half:
+        return size.rows * size.item if size.ignored else 0  # of the counted rows alone
+    product = 0 if size.widened else size.item * min(size.rows, ROW_BLOCK)
+    return 4 * size.rows + max(product, size.item * size.rows if size.ignored else 0)
 
 
 def _multiple(number: int, of: int) -> int:

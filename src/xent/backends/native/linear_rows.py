@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,27 +19,38 @@ class CountedRows:
 
     Attributes:
         problem: the whole problem, without row weights: the caller multiplies the losses by them.
-        hidden: its hidden states, (N, D).
         kept: numbers of the rows that count, (M,); None where all do.
     """
 
     problem: HeadRows
-    hidden: Tensor
     kept: Tensor | None
 
     def __len__(self) -> int:
-        return self.hidden.shape[0] if self.kept is None else self.kept.shape[0]
+        return self.num_hidden if self.kept is None else self.kept.shape[0]
+
+    @cached_property
+    def num_hidden(self) -> int:
+        """N: hidden states, counted or not."""
+        return self.problem.hidden.shape[:-1].numel()
 
     @cached_property
     def per_hidden(self) -> int:
         """K: losses for each hidden state."""
         return self.problem.extra_shape_product
 
+    @cached_property
+    def lead(self) -> int:
+        """Dimensions of the rows."""
+        return self.problem.hidden.ndim - 1
+
+    @property
+    def is_gathered(self) -> bool:
+        """Whether `hidden_between` copies."""
+        return self.kept is not None or not is_flat(self.problem.hidden, self.lead)
+
     def hidden_between(self, start: int, stop: int) -> Tensor:
         """Hidden states (n, D) of counted rows start … stop − 1."""
-        if self.kept is None:
-            return self.hidden[start:stop]
-        return self.hidden.index_select(0, self.kept[start:stop])
+        return self._between(self.problem.hidden.detach(), start, stop)
 
     def losses_between(self, start: int, stop: int) -> Tensor | slice:
         """Where their losses stand among all N·K."""
@@ -46,23 +58,23 @@ class CountedRows:
             return slice(start * self.per_hidden, stop * self.per_hidden)
         return self.kept[start:stop]
 
-    def target_between(self, start: int, stop: int) -> Tensor:
-        """Targets (n, *extra), (n, *extra, C) or (n, k)."""
-        return self._between(self.problem.target, start, stop)
+    def target_between(self, start: int, stop: int, classes: slice = slice(None)) -> Tensor:
+        """Targets (n, *extra), (n, *extra, C) or (n, k); of dense ones those of some classes."""
+        target = self.problem.target
+        return self._between(target[..., classes] if self.problem.is_dense else target, start, stop)
 
     def probabilities_between(self, start: int, stop: int) -> Tensor | None:
         """Probabilities (n, k) of sparse targets, else None."""
         probabilities = self.problem.probabilities
         return None if probabilities is None else self._between(probabilities.detach(), start, stop)
 
-    def _between(self, target: Tensor, start: int, stop: int) -> Tensor:
-        lead = self.problem.hidden.ndim - 1
-        if lead == 0:
-            return target.unsqueeze(0)[start:stop]
-        if lead == 1:
-            return target[start:stop] if self.kept is None else target[self.kept[start:stop]]
+    def _between(self, tensor: Tensor, start: int, stop: int) -> Tensor:
+        """Rows of (*rows, …): a view where they are all counted and lie in one order, else gathered."""
+        if is_flat(tensor, self.lead):
+            flat = tensor.view(self.num_hidden, *tensor.shape[self.lead :])
+            return flat[start:stop] if self.kept is None else flat.index_select(0, self.kept[start:stop])
         rows = torch.arange(start, stop) if self.kept is None else self.kept[start:stop]
-        return target[torch.unravel_index(rows, target.shape[:lead])]
+        return tensor[torch.unravel_index(rows, tensor.shape[: self.lead])]
 
     def problem_between(self, start: int, stop: int, logits: Tensor) -> Rows:
         """The problem of these rows, with their logits (n, C·K) made."""
@@ -75,12 +87,20 @@ class CountedRows:
 
 def counted_rows(problem: HeadRows) -> CountedRows:
     """The rows of `problem` without the ignored ones (all of them for probabilities and K-dimensional logits)."""
-    hidden = problem.hidden.detach().reshape(-1, problem.hidden.shape[-1])
     counted = counted_mask(problem)
     if counted is None or problem.extra_shape:
-        return CountedRows(problem, hidden, None)
+        return CountedRows(problem, None)
     counted = counted.reshape(-1)
-    return CountedRows(problem, hidden, None if bool(counted.all()) else counted.nonzero().squeeze(1))
+    return CountedRows(problem, None if bool(counted.all()) else counted.nonzero().squeeze(1))
+
+
+def is_flat(tensor: Tensor, lead: int) -> bool:
+    """Whether the first `lead` dimensions are one in memory, so that a view can make them one."""
+    if tensor.numel() == 0:
+        return True
+    sizes = [(size, stride) for size, stride in zip(tensor.shape, tensor.stride(), strict=True)][:lead]
+    sizes = [(size, stride) for size, stride in sizes if size != 1]
+    return all(outer == size * stride for (_, outer), (size, stride) in itertools.pairwise(sizes))
 
 
 def row_weights(problem: HeadRows) -> Tensor:

@@ -74,10 +74,11 @@ class TermGradients:
                 yield slice(top * per, stop * per), columns, (lse - z.reshape(len(lse), -1)) + low
 
     def _add_dense(self, start: int, first: int, logits: Tensor, g: Tensor) -> None:
-        per, target = self.rows.per_hidden, self.rows.target_between(start, start + len(logits)).detach()
+        per, classes = self.rows.per_hidden, slice(first, first + logits.shape[-1])
+        target = self.rows.target_between(start, start + len(logits), classes).detach()
         for rows, columns, surprisal in self._surprisals(start, logits):
             here = slice(first + columns.start, first + columns.stop)
-            q = target[rows.start // per : rows.stop // per, ..., here].double().reshape(surprisal.shape)
+            q = target[rows.start // per : rows.stop // per, ..., columns].double().reshape(surprisal.shape)
             q = (1 - self._smoothing) * q + self._smoothing / self._classes
             weighed = g[rows].unsqueeze(1) * surprisal.masked_fill_((q == 0) & (surprisal == torch.inf), 0)
             if self.class_weight is not None:
@@ -109,7 +110,7 @@ class TermGradients:
         if self._smoothing == 1:
             weighed = torch.zeros_like(weighed)
         if self.probabilities is not None:
-            where = torch.arange(len(self.rows.hidden))[self.rows.losses_between(start, stop)]
+            where = torch.arange(self.rows.num_hidden)[self.rows.losses_between(start, stop)]
             flat = self.probabilities.view(-1, entries.index.shape[1])
             flat[where[rows], number] = (entries.share[rows, number] * weighed).to(flat.dtype)
         if self.class_weight is not None:

@@ -36,10 +36,9 @@ class TileTerms:
 
     def __init__(self, rows: CountedRows) -> None:
         self.rows, self.terms = rows, rows.problem.terms
-        self.dtype = stats_dtype(rows.hidden.dtype)
+        self.dtype = stats_dtype(rows.problem.hidden.dtype)
         self.count, self.classes = len(rows), rows.problem.num_classes
         self.is_dense = rows.problem.is_dense
-        self.target = rows.target_between(0, self.count)
         self.zeros = torch.zeros(self.count, dtype=torch.int64)
         weight = self.terms.weight
         self.class_weight = None if weight is None else weight.detach().to(self.dtype)
@@ -47,7 +46,8 @@ class TileTerms:
 
     def _entries(self) -> TargetEntries:
         terms = self.terms
-        index = self.target.masked_fill(self.target == terms.ignore_index, 0)
+        index = self.rows.target_between(0, self.count)
+        index = index.masked_fill(index == terms.ignore_index, 0)
         probabilities = self.rows.probabilities_between(0, self.count)
         return target_entries(index, probabilities, self.class_weight, self.classes, terms.label_smoothing)
 
@@ -160,8 +160,11 @@ class Tile:
 
     def _probabilities(self) -> Tensor:
         shared, smoothing = self._shared, self._shared.terms.label_smoothing
-        tile = shared.target.detach()[:, self.start : self.start + self.logits.shape[1]]
-        return (1 - smoothing) * tile.to(shared.dtype) + smoothing / shared.classes if smoothing else tile
+        classes = slice(self.start, self.start + self.logits.shape[1])
+        tile = shared.rows.target_between(0, shared.count, classes).detach()
+        if not smoothing:
+            return tile
+        return tile.to(shared.dtype, copy=True).mul_(1 - smoothing).add_(smoothing / shared.classes)
 
     def _class_weight_sum(self) -> float:
         weight, width = self._shared.class_weight, self.logits.shape[1]

@@ -105,7 +105,7 @@ class Gradients:
 def empty_values(rows: CountedRows, *, with_stats: bool, top: int = 0) -> Values:
     """Values of no row yet: those of ignored rows."""
     problem = rows.problem
-    count, dtype = len(rows.hidden) * rows.per_hidden, stats_dtype(problem.hidden.dtype)
+    count, dtype = rows.num_hidden * rows.per_hidden, stats_dtype(problem.hidden.dtype)
     return Values(
         loss=torch.zeros(count, dtype=dtype),
         weight=torch.zeros(count, dtype=dtype),

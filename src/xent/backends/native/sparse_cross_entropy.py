@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from xent.backends.native.target_entries import RowGradients, TargetEntries, entry_gradient, scaled, target_entries
-from xent.problem import Rows, counted_mask, safe_target
+from xent.problem import HALF, Rows, counted_mask, safe_target
 
 if TYPE_CHECKING:
     from xent.backends.native import _kernels
@@ -71,7 +71,12 @@ def write_gradient(
     )
     made = _without_target(problem, counted, backward=True)
     _kernels.cross_entropy_gradient(made, upstream, buffer.detach(), streaming, torch.get_num_threads())
-    buffer.scatter_(-1, index, at_entries.reshape(index.shape))
+    _bits(buffer).scatter_(-1, index, _bits(at_entries).reshape(index.shape))
+
+
+def _bits(numbers: Tensor) -> Tensor:
+    """Half numbers as integers: torch would scatter into a float32 copy of all of them."""
+    return numbers.view(torch.int16) if numbers.dtype in HALF else numbers
 
 
 def _counted(problem: Rows) -> Tensor:

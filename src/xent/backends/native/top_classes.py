@@ -12,12 +12,12 @@ from torch import Tensor
 from xent.problem import stats_dtype
 from xent.terms import LossTerms
 
-_PIECE = 1 << 18  # logits at a time
+PIECE = 1 << 18  # logits at a time
 
 
 def top_classes(logits: Tensor, count: int, terms: LossTerms) -> Tensor:
     """Indices of the `count` largest z of logits (n, …, C), as (n·K, count) int64."""
-    step = max(_PIECE // max(logits[:1].numel(), 1), 1)
+    step = max(PIECE // max(logits[:1].numel(), 1), 1)
     pieces = [_of_piece(_z(logits[i : i + step], terms), count) for i in range(0, len(logits), step)]
     return torch.cat(pieces) if pieces else torch.empty(0, count, dtype=torch.int64)
 

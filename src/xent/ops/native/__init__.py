@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from xent.backends import native
+from xent.errors import XentError
 from xent.ops.native import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -64,15 +65,20 @@ def refusal(operation: str, input: Tensor, *others: Tensor | None) -> str | None
 
 
 def note(operation: str, tensors: tuple[Tensor | SparseTarget, ...], terms: dict[str, object]) -> str:
-    """How a linear + cross-entropy would be cut, if its linear weight is known."""
+    """How a linear + cross-entropy would be cut, if its linear weight is known; or what its call would raise."""
     hidden, *rest = tensors
     weight = rest[0] if operation == "linear_cross_entropy" and rest else terms.get("linear_weight")
     if not isinstance(hidden, Tensor) or not isinstance(weight, Tensor) or weight.ndim < 2:
         return ""
-    if hidden.shape[-1:] != weight.shape[-1:]:
-        return ""
-    bound = terms.get("max_memory")
-    return str(linear_cross_entropy.plan_of_shapes(hidden, weight, bound if isinstance(bound, int) else None))
+    given = rest[1:] if operation == "linear_cross_entropy" else rest
+    target = given[0] if given else terms.get("target")
+    try:
+        plan = linear_cross_entropy.plan_of_call(
+            hidden, weight, target if isinstance(target, (Tensor, SparseTarget)) else None, terms
+        )
+    except XentError as error:
+        return f"which raises: {error}"
+    return str(plan)
 
 
 def _reason_against(tensor: Tensor) -> str | None:

@@ -28,7 +28,7 @@ def rows(problem: Rows | HeadRows, with_entropy: bool, top: int) -> TokenLogprob
     """Ln p(target) of every row, on request the entropy and the `top` most likely classes."""
     problem = with_casts(problem) if isinstance(problem, HeadRows) else problem
     shape = problem.target.shape
-    log_p, entropy, index = _Logprobs.apply(*tensors_of(problem), problem, with_entropy, top)
+    log_p, entropy, index = _Logprobs.apply(*tensors_of(problem), problem, with_entropy, top, torch.is_grad_enabled())
     return TokenLogprobs(
         logprob=log_p[:, 0].reshape(shape),
         entropy=entropy.view(shape) if with_entropy else None,
@@ -40,8 +40,9 @@ def rows(problem: Rows | HeadRows, with_entropy: bool, top: int) -> TokenLogprob
 class _Logprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        problem, with_entropy, top = inputs[-3:]
-        values, best, top_logit = _values(problem, with_entropy, top)
+        problem, with_entropy, top, with_gradient = inputs[-4:]
+        needs = linear_cross_entropy.Needs(*ctx.needs_input_grad[:3]) if with_gradient else None
+        values, best, top_logit = _values(problem, with_entropy, top, needs)
         ignored = (problem.target == problem.terms.ignore_index).reshape(-1)
         target = problem.target.masked_fill(problem.target == problem.terms.ignore_index, -1).reshape(-1, 1)
         best = best.masked_fill(ignored.unsqueeze(1), -1)
@@ -55,18 +56,19 @@ class _Logprobs(torch.autograd.Function):
         ctx.problem = replace(with_tensors(problem, (nothing, nothing, None)), target=nothing.long())
         ctx.save_for_backward(*tensors_of(problem), problem.target, index)
         log_p = torch.cat([-values["loss"].unsqueeze(1), of_top], 1)
-        return log_p, values["entropy"] if with_entropy else torch.zeros_like(values["loss"]), index
+        # A copy: what is kept must be neither written over by the caller, nor an output that holds its own node.
+        return log_p, values["entropy"].clone() if with_entropy else torch.zeros_like(values["loss"]), index
 
     @staticmethod
     @outside_autocast
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         of_log_p, of_entropy = gradients[:2]
         if of_log_p is None and of_entropy is None:
-            return (None,) * 6
+            return (None,) * 7
         *tensors, target, index = ctx.saved_tensors
         problem = replace(with_tensors(ctx.problem, tensors), target=target)
         if not kernels_may_run(of_log_p, of_entropy):
-            return *_of_reference(ctx, problem, tensors, index, (of_log_p, of_entropy)), None, None, None
+            return *_of_reference(ctx, problem, tensors, index, (of_log_p, of_entropy)), None, None, None, None
         if of_log_p is None:
             of_log_p = torch.zeros(index.shape, dtype=ctx.values["loss"].dtype)
         entries = replace(
@@ -75,13 +77,15 @@ class _Logprobs(torch.autograd.Function):
             probabilities=-of_log_p.reshape(*target.shape, -1),
             terms=replace(problem.terms, ignore_index=-1),  # the caller's may be one of the best classes
         )
-        return *_gradients(entries, ctx.values, of_entropy, ctx.needs_input_grad[:3]), None, None, None
+        return *_gradients(entries, ctx.values, of_entropy, ctx.needs_input_grad[:3]), None, None, None, None
 
 
-def _values(problem: Rows | HeadRows, with_entropy: bool, top: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+def _values(
+    problem: Rows | HeadRows, with_entropy: bool, top: int, needs: linear_cross_entropy.Needs | None
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Values of every row by name, its best classes and their z."""
     if isinstance(problem, HeadRows):
-        values = linear_cross_entropy.forward(problem, with_stats=with_entropy, top=top)
+        values = linear_cross_entropy.forward(problem, with_stats=with_entropy, top=top, needs=needs)
         best, z = values.top_index, values.top_logit
         named = values.named()
     else:

@@ -27,10 +27,10 @@ from xent.row_stats import RowStats
 def total(problem: HeadRows) -> Tensor:
     """The sum or mean over the rows."""
     problem = with_casts(problem)
-    required = [tensor is not None and tensor.requires_grad for tensor in _tensors(problem)]
-    if not torch.is_grad_enabled() or any(required[3:]) or not any(required[:3]):
-        return reduce_rows(*rows(problem), problem.terms)
     terms = problem.terms
+    required = [isinstance(x, Tensor) and x.requires_grad for x in (*_tensors(problem), terms.normalizer)]
+    if not torch.is_grad_enabled() or any(required[3:]) or not any(required[:3]):
+        return reduce_rows(*rows(problem), terms)
     bare = _without_row_weight(problem)
     weight = _weighed(problem, _row_weights(bare))
     denominator = None
