@@ -81,7 +81,9 @@ def _wrong(report: Report) -> str:
         for row in report.correct
         if not row["right"]
     ]
-    return f"Of {len(report.correct)} results compared with float64, these were not right: {', '.join(bad) or 'none'}.\n"
+    return (
+        f"Of {len(report.correct)} results compared with float64, these were not right: {', '.join(bad) or 'none'}.\n"
+    )
 
 
 def _linear(row: Row) -> dict[str, Any]:

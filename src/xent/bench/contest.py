@@ -1,9 +1,9 @@
 """How a contest is timed.
 
 All contestants live in one process and take turns, one stretch of calls per round, so that a machine that slows down
-slows all of them; the second of two rounds has the order of the first backwards, and the next two begin with another, so
-that nobody always goes first or always follows the same other. A stretch lasts at least `Pace.stretch_seconds`: a call
-that takes longer is timed alone, and what it returned is freed outside of the timed part; shorter calls are timed
+slows all of them; the second of two rounds has the order of the first backwards, and the next two begin with another,
+so that nobody always goes first or always follows the same other. A stretch lasts at least `Pace.stretch_seconds`: a
+call that takes longer is timed alone, and what it returned is freed outside of the timed part; shorter calls are timed
 together. The median over rounds is the result, quartiles say how far to trust it.
 
 A call of more than ten seconds that says how long a stretch must be is the first round of its contestant: it follows
