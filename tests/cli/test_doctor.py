@@ -152,6 +152,29 @@ def test_an_interrupted_program_is_reported_and_ends_by_the_signal(number):
     assert ("KeyboardInterrupt" in said) == (number == signal.SIGINT)
 
 
+ENDED_WHILE_IT_WRITES = """
+import io, os, signal, sys, time
+class Raw(io.RawIOBase):
+    def writable(self):
+        return True
+    def fileno(self):
+        return 2
+    def write(self, written):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+sys.{name} = {other}io.TextIOWrapper(io.BufferedWriter(Raw()))
+print("x", file=sys.{name}, flush=True)
+"""
+
+
+@pytest.mark.parametrize(("name", "other"), [("stdout", ""), ("stderr", "sys.__stderr__ = ")])
+def test_a_program_that_is_ended_while_it_writes_is_reported(name, other):
+    Path("script.py").write_text(MISTAKEN + ENDED_WHILE_IT_WRITES.format(name=name, other=other))
+    result = run([*XENT, "script.py"])
+    assert result.returncode == -signal.SIGTERM
+    assert SAID in result.stderr
+
+
 def test_spawned_processes_find_their_functions():
     script = (
         "import multiprocessing as mp\ndef f(n): return n * n\n"

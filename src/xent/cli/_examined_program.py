@@ -78,15 +78,19 @@ class Examination:
         stream = sys.__stderr__
         if stream is None or stream.closed:
             return
-        try:
+        with suppress(OSError, ValueError):  # nobody reads it
+            try:
+                self._print_to(stream)
+            except RuntimeError:  # the signal came while the program was writing there itself
+                with os.fdopen(os.dup(stream.fileno()), "w", encoding=stream.encoding) as again:
+                    self._print_to(again)
+
+    def _print_to(self, stream: Any) -> None:
+        with _in_letters_it_has(stream):
             if self._report is None:
-                with _in_letters_it_has(stream):
-                    print(f"\nxent doctor · nothing was checked: {_NO_TORCH}", file=stream, flush=True)
-                return
-            with _in_letters_it_has(stream):
+                print(f"\nxent doctor · nothing was checked: {_NO_TORCH}", file=stream, flush=True)
+            else:
                 _show(self._report, stream)
-        except (OSError, ValueError):
-            pass  # nobody reads it
 
     def _write_json(self, path: Path) -> None:
         report = self._report
@@ -145,7 +149,8 @@ def _empty_report(choices: Choices) -> Report:
 
 
 def _flushed(stream: Any) -> None:
-    with suppress(AttributeError, OSError, ValueError):  # None, closed, or without a reader
+    # None, closed, or without a reader; or the signal that ends the program came while it was writing there itself.
+    with suppress(AttributeError, OSError, ValueError, RuntimeError):
         stream.flush()
 
 

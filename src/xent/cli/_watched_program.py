@@ -69,7 +69,11 @@ class WatchedProgram:
         if stream is None or stream.closed:
             return
         with suppress(OSError, ValueError):  # nobody reads it
-            print(f"\n{self._said()}", file=stream, flush=True)
+            try:
+                print(f"\n{self._said()}", file=stream, flush=True)
+            except RuntimeError:  # the signal came while the program was writing there itself
+                with os.fdopen(os.dup(stream.fileno()), "w", encoding=stream.encoding, errors=stream.errors) as again:
+                    print(f"\n{self._said()}", file=again)
 
     def _said(self) -> str:
         watching = self._watching
