@@ -75,8 +75,7 @@ def test_the_source_distribution_holds_what_a_build_needs(sdist: Path) -> None:
 
 @pytest.mark.slow
 def test_without_a_compiler_it_installs_in_pure_python_and_says_why(sdist: Path, backend: str, tmp_path: Path) -> None:
-    with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path, filter="data")
+    subprocess.run(["tar", "-xzf", sdist, "-C", tmp_path], check=True)  # tarfile's filter came with Python 3.11.4
     (source,) = tmp_path.iterdir()
     build = f"from scikit_build_core.build import build_wheel\nbuild_wheel({str(tmp_path)!r})"
     python(build, source, PYTHONPATH=backend, CC="false", CXX="false")
