@@ -52,7 +52,7 @@ def loss_and_gradients(problem: HeadRows, upstream: Upstream, needs: Needs) -> t
 
 
 def _plan_of(rows: CountedRows, needs: Needs | None, top: int = 0) -> Plan:
-    """One plan for a problem, whatever gradients are asked for, and when: the last bits of a value depend on the cut."""
+    """One plan for a problem, whatever gradients are asked for and when: the last bits of a value depend on it."""
     size, bound = _size(rows, top), rows.problem.max_memory
     try:
         return plan(size, bound, with_gradient=True)
