@@ -253,7 +253,7 @@ def _in_gradient(size: Size, fixed: int, columns: int) -> Plan:
     slow = 1 + _ROWS_FOR_HALF_SPEED / step
     copies = 2 * 4 * size.rows * size.features * tiles
     seconds = 3 * size.product_seconds * slow + copies * _SECONDS_PER_BYTE
-    return Plan("classes", step, tiles - 1, fixed + step * column, seconds, in_gradient=True)
+    return Plan("classes", step, tiles - 1, fixed + step * column, seconds, in_gradient=tiles > 1)
 
 
 def _by_both(size: Size, bound: int) -> Plan | None:
