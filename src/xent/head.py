@@ -69,6 +69,7 @@ class HeadRows:
     max_memory: int | None = None
     probabilities: Tensor | None = None
     gradient_filter: float = 0.0
+    trains_weight: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -134,7 +135,14 @@ def head_rows_of(
     bias = None if head.bias is None else head.bias.flatten()
     hidden = drop_last(input.movedim(dim, -1), shift, dim=-2)
     return HeadRows(
-        hidden, head.weight.flatten(0, -2), bias, head.extra_shape, indices, terms, probabilities=probabilities
+        hidden,
+        head.weight.flatten(0, -2),
+        bias,
+        head.extra_shape,
+        indices,
+        terms,
+        probabilities=probabilities,
+        trains_weight=head.weight.requires_grad,
     )
 
 

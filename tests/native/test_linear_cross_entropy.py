@@ -18,11 +18,12 @@ from xent.backends.native import linear_cross_entropy as kernel
 from xent.backends.native.linear_plan import Plan
 from xent.backends.native.linear_products import Products
 
-ROWS, FEATURES, CLASSES = 37, 13, 301
+ROWS, FEATURES, CLASSES = 37, 41, 301
 CUTS = {
     "rows": Plan("rows", 7, 0, 0, 0.0),
     "classes": Plan("classes", 64, 0, 0, 0.0),
     "classes, two tiles kept": Plan("classes", 64, 2, 0, 0.0),
+    "classes, in the gradient": Plan("classes", 64, 4, 0, 0.0, in_gradient=True),
     "both": Plan("both", 7, 0, 0, 0.0, tile=64),
 }
 SETTINGS = [
@@ -224,6 +225,24 @@ def test_backward_twice_gives_the_same_gradient(cut: str) -> None:
     second = torch.autograd.grad(loss, (hidden, head))
     for one, other in zip(first, second, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("num_rows", [ROWS, 2 * FEATURES])
+def test_a_value_does_not_depend_on_when_gradients_are_made(num_rows: int, autocast: bool) -> None:
+    """With and without a graph, as a mean or row by row: one cut, the same bits. A parameter under no_grad too."""
+    hidden, head = torch.randn(num_rows, FEATURES), torch.nn.Parameter(torch.randn(2000, FEATURES))
+    target, found = torch.randint(0, 2000, (num_rows,)), []
+    for recorded in (True, False):
+        with torch.set_grad_enabled(recorded), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            for reduction in ("sum", "none"):
+                loss = xent.linear_cross_entropy(hidden, head, target, reduction=reduction, max_memory=150_000)
+                found.append(xent.reduction.sum_of_rows(loss.detach()) if reduction == "none" else loss.detach())
+                if recorded:
+                    found.append(torch.autograd.grad(loss.sum(), head)[0])
+    sums, gradients = [x for x in found if x.ndim == 0], [x for x in found if x.ndim]
+    assert all(torch.equal(x, sums[0]) for x in sums)
+    assert torch.equal(*gradients)
 
 
 def test_gradients_of_a_tied_weight_add_up() -> None:

@@ -45,7 +45,7 @@ SIZES = st.builds(
     classes=counts.map(lambda count: count + 1),
     item=st.sampled_from([4, 8]),
     half=st.just(False),
-    weight_gradient=st.just(True),
+    weight_gradient=st.booleans(),
     sliced=st.booleans(),
     gathered=st.booleans(),
     entries=st.sampled_from([1, 2, 64]),
@@ -67,6 +67,23 @@ def test_more_memory_is_never_slower() -> None:
     size = Size(2048, 768, 50257, 4, half=False, weight_gradient=True, sliced=True)
     seconds = [plan(size, bound * MIB, with_gradient=True).seconds for bound in (24, 48, 96, 192, 512)]
     assert seconds == sorted(seconds, reverse=True)
+
+
+GEMMA = Size(1024, 2304, 256000, 4, half=False, weight_gradient=True, sliced=True)
+
+
+def test_no_more_rows_than_features_need_one_tile() -> None:
+    """A trained weight's gradient holds the logits: one tile beside it, and as fast as with all memory there is."""
+    cut = plan(GEMMA, None, with_gradient=True)
+    assert (cut.by, cut.in_gradient) == ("classes", True)
+    assert cut.kept_tiles == -(-GEMMA.classes // cut.step) - 1
+    assert cut.extra_bytes <= 18 * MIB
+    for other in (
+        replace(GEMMA, weight_gradient=False),
+        replace(GEMMA, rows=GEMMA.features + 1),
+        replace(GEMMA, sliced=False),
+    ):
+        assert not plan(other, None, with_gradient=True).in_gradient
 
 
 def test_too_little_memory_is_an_error() -> None:
@@ -141,7 +158,10 @@ WAYS = [
 FIRST = [WAYS[i] for i in (0, 1, 5, 7, 9)]
 
 
-@pytest.mark.parametrize("shape", [(256, 24, 800), pytest.param((3000, 8, 40), marks=pytest.mark.slow)])
+SHAPES = {(256, 24, 800): 400_000, (60, 64, 8000): 330_000, (3000, 8, 40): 2_000_000}  # numbers that memory holds
+
+
+@pytest.mark.parametrize("shape", [*list(SHAPES)[:2], pytest.param((3000, 8, 40), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("way", [pytest.param(way, marks=() if way in FIRST else pytest.mark.slow) for way in WAYS])
 def test_no_tensor_is_left_out_of_a_plan(
     way: tuple[torch.dtype, str, bool], shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
@@ -149,14 +169,15 @@ def test_no_tensor_is_left_out_of_a_plan(
     """What torch allocates, to the byte, is at most what the plan says, and that at most the bound."""
     (dtype, by, widens), wrong = way, []
     cuts: list[Plan] = []
-    least = (400_000 if shape[0] == 256 else 2_000_000) * dtype.itemsize
+    least = SHAPES[shape] * dtype.itemsize
     for other in {"rows": ["_by_classes"], "classes": ["_by_rows"], "both": ["_by_rows", "_by_classes"]}[by]:
         monkeypatch.setattr(linear_plan, other, lambda *_: None)
     monkeypatch.setattr(kernel, "widened", lambda of: widens and of in HALF)
     monkeypatch.setattr(kernel, "plan", lambda *size, **how: cuts.append(plan(*size, **how)) or cuts[-1])
     for name, kind in KINDS.items():
         cuts.clear()
-        given, bound = layer(dtype, *shape, kind), None if "top" in kind else least
+        copied = (shape[1] * shape[2] * dtype.itemsize) * ("strided" in kind)  # the weight, in an order for products
+        given, bound = layer(dtype, *shape, kind), None if "top" in kind else least + copied
         leaves = [x for x in given.values() if isinstance(x, Tensor) and x.requires_grad]
         taken = peak_of_tensors(partial(step, given, bound, kind.get("top", 0)))
         extra = taken - sum(leaf.numel() * leaf.element_size() for leaf in leaves)
@@ -211,14 +232,16 @@ import sys, torch, xent
 from tests.native.test_linear_memory import KINDS, layer, step
 from xent.bench.memory import peak_extra_bytes
 dtype, bound, kind = getattr(torch, sys.argv[1]), int(sys.argv[2]), KINDS[sys.argv[3]]
-step(layer(dtype, 64, 256, 20000, kind), bound or None)  # loads what it loads
-given = layer(dtype, 2048, 256, 20000, kind)
+rows, features = map(int, sys.argv[4:])
+step(layer(dtype, 64, features, 20000, kind), bound or None)  # loads what it loads
+given = layer(dtype, rows, features, 20000, kind)
 print(peak_extra_bytes(lambda: step(given, bound or None)))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak resident memory from /proc")
+@pytest.mark.parametrize("shape", [(2048, 256), (1024, 1024)])
 @pytest.mark.parametrize(
     ("dtype", "bound", "kind"),
     [
@@ -227,13 +250,16 @@ print(peak_extra_bytes(lambda: step(given, bound or None)))
         *[("bfloat16", 8, kind) for kind in ("ignored", "soft smoothed")],
     ],
 )
-def test_peak_memory_is_measured_to_keep_to_the_bound(dtype: str, bound: int, kind: str) -> None:
-    """The logits would take 156 MiB in float32, 78 in bfloat16; 8 MiB is what a product packs and malloc rounds up.
+def test_peak_memory_is_measured_to_keep_to_the_bound(
+    dtype: str, bound: int, kind: str, shape: tuple[int, int]
+) -> None:
+    """The logits would take 78 MiB at the least; 8 MiB is what a product packs and malloc rounds up.
 
     0 is the default: 64 MiB, more than a tenth of inputs and gradients. 4 MiB has no room for a float32 sum.
     """
-    command = [sys.executable, "-c", PEAK, dtype, str(bound * MIB), kind]
+    rows, features = shape
+    command = [sys.executable, "-c", PEAK, dtype, str(bound * MIB), kind, str(rows), str(features)]
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}  # else glibc keeps a chunk that was freed
     out = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment).stdout
-    gradients = (20000 + 2048) * 256 * (4 if dtype == "float32" else 2)
+    gradients = (20000 + rows) * features * (4 if dtype == "float32" else 2)
     assert int(out) <= gradients + (bound or 64) * MIB + 8 * MIB

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import xent
 from xent.backends.native import linear_cross_entropy as kernel
-from xent.backends.native.linear_plan import Plan
+from xent.backends.native.linear_plan import Plan, plan
 
 
 class Products(TorchDispatchMode):
@@ -109,6 +109,25 @@ def test_no_table_of_logits_is_made_in_any_layout(layout: str, use: str, soft: b
         loss.sum().backward()
     assert products.largest < 64 * 4096
     assert products.count >= 3
+
+
+@pytest.mark.usefixtures("seen_by_kernels")
+def test_no_logit_is_made_twice_where_the_gradient_has_room() -> None:
+    """60 rows of 64 features, several tiles: three products for each, and nothing larger than the gradient."""
+    rows, features, classes = 60, 64, 4096
+    hidden, head = torch.randn(rows, features), torch.randn(classes, features)
+    target = torch.randint(0, classes, (rows,))
+    cuts: list[Plan] = []
+    with Products() as products, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "plan", lambda *size, **how: cuts.append(plan(*size, **how)) or cuts[-1])
+        leaves = hidden.requires_grad_(), head.requires_grad_()
+        xent.linear_cross_entropy(*leaves, target, max_memory=300_000).backward()
+    (cut,) = cuts
+    tiles = -(-classes // cut.step)
+    assert cut.in_gradient
+    assert tiles > 2
+    assert products.count == 3 * tiles
+    assert products.largest == classes * features
 
 
 @pytest.mark.usefixtures("seen_by_kernels")

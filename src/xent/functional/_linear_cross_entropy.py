@@ -117,6 +117,8 @@ def linear_cross_entropy(
         On the native backend three products, one more where memory is short and one more in float16, and no more than
         `max_memory`, beside which autograd copies a gradient to undo `shift`, `dim` or autocast; on the reference
         backend N·C logits and what `cross_entropy` makes of them. Ignored rows cost no product on native.
+        With no more counted rows than features, native keeps the logits in the memory where the gradient of a trained
+        weight will be: about 16 MiB beside it are enough for three products.
         Gradients of targets and class weights are filled from the same chunks, at a fourth product. Second derivatives
         hold the logits on every backend.
 

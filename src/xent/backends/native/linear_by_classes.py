@@ -6,7 +6,9 @@ the statistics take from the tile. Second pass: each tile's logits again, over t
     G_c = ĝ p_c − g r t_c − g_H p_c (ln p_c + H),      ĝ = g (r a + 2 weight ζ lse) + g_lse,   a = Σ_c t_c
 
 with the dense part from the row kernel and the one entry of a hard target set in float64 after it. The tiles that the
-first pass made last stay in memory and are not made again.
+first pass made last stay in memory and are not made again. Where the plan says so, all of them stay in the memory of
+the weight's gradient: a tile where the gradient of the classes before its own will be, the first in a buffer. From the
+last tile to the first, the place of each part of the gradient is free when the part is made.
 """
 
 from __future__ import annotations
@@ -48,28 +50,39 @@ def forward(rows: CountedRows, plan: Plan, with_stats: bool, top: int = 0) -> Va
 
 def gradients(rows: CountedRows, plan: Plan, values: Values, upstream: Upstream, needs: Needs) -> Gradients:
     """Gradients from the values of an earlier pass."""
-    return _gradients(rows, _Tiles(rows, plan, keep=0), values, upstream, needs)
+    return _gradients(rows, _Tiles(rows, plan, keep=0), values, upstream, needs, _room_for_weight(rows, needs))
+
+
+def _room_for_weight(rows: CountedRows, needs: Needs) -> Tensor | None:
+    weight = rows.problem.weight
+    return torch.empty(weight.shape, dtype=weight.dtype) if needs.weight else None
 
 
 def loss_and_gradients(rows: CountedRows, plan: Plan, upstream: Upstream, needs: Needs) -> tuple[Values, Gradients]:
     """Values, then gradients; the last tiles are not made twice."""
-    tiles = _Tiles(rows, plan, keep=plan.kept_tiles)
+    of_weight = _room_for_weight(rows, needs)
+    if plan.in_gradient:
+        tiles = _Tiles(rows, plan, keep=0, within=of_weight)
+    else:
+        tiles = _Tiles(rows, plan, keep=plan.kept_tiles)
     values = _values(tiles, _merged(rows, tiles, with_stats=False), with_stats=False)
-    return values, _gradients(rows, tiles, values, upstream, needs)
+    return values, _gradients(rows, tiles, values, upstream, needs, of_weight)
 
 
 class _Tiles:
-    """The tiles of one problem; the logits of the last `keep` of a pass stay where they are.
+    """The tiles of one problem; the logits of the last `keep` of a pass stay, or those of all `within` (C, D).
 
-    A pass for gradients begins with the tiles that the plan keeps, whether they were kept or not: sums of floats
-    depend on their order, and a gradient must not depend on when it is made.
+    A pass for gradients takes the tiles in an order that the plan alone decides, whether they were kept or not: sums
+    of floats depend on it, and a gradient must not depend on when it is made.
     """
 
-    def __init__(self, rows: CountedRows, plan: Plan, keep: int) -> None:
-        self.rows, self.step = rows, plan.step
+    def __init__(self, rows: CountedRows, plan: Plan, keep: int, within: Tensor | None = None) -> None:
+        self.rows, self.step, self._within = rows, plan.step, within
         self.width = rows.problem.weight.shape[0]
         self.starts = list(range(0, self.width, self.step))
-        self.first = len(self.starts) - min(plan.kept_tiles, len(self.starts))
+        first = len(self.starts) - min(plan.kept_tiles, len(self.starts))
+        kept_first = self.starts[first:] + self.starts[:first]
+        self._for_gradients = self.starts[::-1] if plan.in_gradient else kept_first
         self.hidden = rows.hidden_between(0, len(rows))
         self.terms, self.products = TileTerms(rows), plan.products
         self._buffers = [
@@ -85,18 +98,24 @@ class _Tiles:
             self._keep(tile)
 
     def for_gradients(self) -> Iterator[Tile]:
-        """Every tile, those that the plan keeps first."""
-        for start in self.starts[self.first :] + self.starts[: self.first]:
+        """Every tile, those that the plan keeps first; from the last to the first where they lie in the gradient."""
+        for start in self._for_gradients:
             yield self._made.pop(start, None) or self._make(start)
 
     def _keep(self, tile: Tile) -> None:
         self._made[tile.start] = tile
-        while len(self._made) >= len(self._buffers):
+        while self._within is None and len(self._made) >= len(self._buffers):
             del self._made[min(self._made)]
 
-    def _make(self, start: int) -> Tile:
+    def _place(self, start: int) -> Tensor:
+        """Where the logits of this tile will be."""
+        if self._within is not None and start > 0:
+            return self._within[start - self.step : start].flatten()
         in_use = {tile.buffer.data_ptr() for tile in self._made.values()}
-        buffer = next(buffer for buffer in self._buffers if buffer.data_ptr() not in in_use)
+        return next(buffer for buffer in self._buffers if buffer.data_ptr() not in in_use)
+
+    def _make(self, start: int) -> Tile:
+        buffer = self._place(start)
         stop = min(start + self.step, self.width)
         logits = buffer[: len(self.rows) * (stop - start)].view(len(self.rows), stop - start)
         weight, bias = self.rows.problem.weight.detach(), self.rows.problem.bias
@@ -168,13 +187,14 @@ def _values(tiles: _Tiles, merged: _Merged, with_stats: bool) -> Values:
     return values
 
 
-def _gradients(rows: CountedRows, tiles: _Tiles, values: Values, upstream: Upstream, needs: Needs) -> Gradients:
+def _gradients(
+    rows: CountedRows, tiles: _Tiles, values: Values, upstream: Upstream, needs: Needs, of_weight: Tensor | None
+) -> Gradients:
     where = rows.losses_between(0, len(rows))
     tiles.terms.begin_backward(values, upstream.between(where), where)
     weight, dtype = rows.problem.weight.detach(), rows.problem.weight.dtype
     exact = accumulator_dtype(dtype)
     of_hidden = torch.zeros(len(rows), weight.shape[1], dtype=exact) if needs.hidden else None
-    of_weight = torch.empty(weight.shape, dtype=dtype) if needs.weight else None
     of_bias = torch.zeros(weight.shape[0], dtype=dtype) if needs.bias else None
     terms = TermGradients(rows, values, upstream, needs)
     for tile in tiles.for_gradients():

@@ -52,7 +52,7 @@ def loss_and_gradients(problem: HeadRows, upstream: Upstream, needs: Needs) -> t
 
 
 def _plan_of(rows: CountedRows, needs: Needs | None, top: int = 0) -> Plan:
-    """One plan for a problem, whatever gradients are asked for: the last bits of a value depend on the cut."""
+    """One plan for a problem, whatever gradients are asked for and when: the last bits of a value depend on it."""
     size, bound = _size(rows, top), rows.problem.max_memory
     try:
         return plan(size, bound, with_gradient=True)
@@ -74,7 +74,7 @@ def _size(rows: CountedRows, top: int) -> Size:
         item=weight.element_size(),
         half=weight.dtype in HALF,
         widened=widened(weight.dtype),
-        weight_gradient=True,
+        weight_gradient=problem.trains_weight,
         sliced=not problem.extra_shape,
         gathered=rows.is_gathered or not multiplies_as_it_is(hidden),
         entries=top + (1 if problem.probabilities is None else problem.probabilities.shape[-1]),

@@ -6,7 +6,9 @@ in a float32 copy.
 
 Classes at a time: the logits of all rows for a tile of the classes; first the log-sum-exp over all tiles, then each
 tile again and its gradient. The tiles that memory can hold are not made again. Up to four products; each tile's part
-of the weight gradient is one product, finished at once.
+of the weight gradient is one product, finished at once. With no more rows than features no tile is made twice: the
+gradient of a trained weight is memory that will be there anyway, and T classes of it, T·D numbers, hold the N·T logits
+of a tile until their own gradient comes.
 
 Both, where half inputs leave no room for the float32 sums that either needs: rows for values and the gradient of the
 hidden states, then classes for that of the weight. Four products, and nothing is summed outside of one.
@@ -36,6 +38,7 @@ _TILE_ROW_BYTES = 288  # what is known of a row between tiles, in float64, and w
 _STATE_BYTES = 112  # values of each loss, its upstream gradient, which rows count, and copies of what is handed out
 _TOP_BYTES = 96  # of one of the best classes of a row: twice its logit and index, and the parts that are merged
 _TOP_PIECE_BYTES = 24  # of a logit of the piece whose best classes are sought
+_TILE_BYTES = 16 * MIB  # of a tile that need not be larger: it stays in the cache from its gradient to the products
 _ROWS_FOR_HALF_SPEED = 12  # a product with so few rows (or columns) runs at half its speed
 
 
@@ -49,7 +52,7 @@ class Size:
         classes: C·K, the width of the logits.
         item: bytes of an input number.
         half: whether gradients are accumulated in float32 beside the inputs' dtype.
-        weight_gradient: whether the weight needs its gradient.
+        weight_gradient: whether the weight is trained: the memory of its gradient will be there.
         sliced: whether classes can be cut (not for K-dimensional logits).
         gathered: whether hidden states are copied together: rows in between are ignored, or do not lie in one order.
         entries: classes that each target names: k of a sparse one.
@@ -80,8 +83,17 @@ class Size:
     fixed: int = 0
 
     @property
+    def fits_its_gradient(self) -> bool:
+        """Whether the logits of any classes fit where the gradient of the weight of as many classes will be."""
+        return self.weight_gradient and self.sliced and self.rows <= self.features
+
+    def products(self, with_gradient: bool) -> int:
+        """How many are made at the least."""
+        return 1 + with_gradient * (1 + self.weight_gradient)
+
+    @property
     def product_seconds(self) -> float:
-        """One product of the three."""
+        """One product."""
         speed = 2 if self.half and not self.widened else (0.5 if self.item == 8 else 1)
         return 2 * self.rows * self.features * self.classes * _SECONDS_PER_FLOP / speed
 
@@ -99,6 +111,7 @@ class Plan:
         by: "rows", "classes" or "both".
         step: rows, or classes, at a time; rows of "both".
         kept_tiles: tiles of classes that are not made twice.
+        in_gradient: whether these lie in the memory of the weight's gradient.
         extra_bytes: memory beyond inputs and gradients.
         seconds: what the model expects.
         tile: classes at a time of "both".
@@ -112,9 +125,11 @@ class Plan:
     seconds: float
     tile: int = 0
     products: Products = PLATFORM
+    in_gradient: bool = False
 
     def __str__(self) -> str:
         again = f", {self.kept_tiles} tiles kept" if self.kept_tiles else ""
+        again = ", kept in the memory of the weight's gradient" if self.in_gradient else again
         by = f"rows and {self.tile} classes" if self.by == "both" else self.by
         wide = ", products in float32" if self.products.edge else ""
         return f"{self.step} {by} at a time{again}{wide}, {self.extra_bytes / MIB:.1f} MiB beside inputs and gradients"
@@ -196,7 +211,7 @@ def _by_rows(size: Size, bound: int, with_gradient: bool) -> Plan | None:
     step = max(min(_multiple(-(-size.rows // chunks), 16), step), 1)  # chunks of one size
     slow = 1 + _ROWS_FOR_HALF_SPEED / step
     copies = 2 * 4 * size.classes * size.features * (chunks - 1) if size.weight_gradient else 0
-    seconds = (3 if with_gradient else 1) * size.product_seconds * slow
+    seconds = size.products(with_gradient) * size.product_seconds * slow
     seconds += copies * _SECONDS_PER_BYTE if with_gradient else 0
     extra = step * _row_bytes(size)
     if chunks > 1 and accumulates:
@@ -214,17 +229,31 @@ def _by_classes(size: Size, bound: int, with_gradient: bool) -> Plan | None:
     columns = (bound - fixed) // column
     if columns < min(64, size.classes):
         return None
+    if with_gradient and size.fits_its_gradient:
+        return _in_gradient(size, fixed, columns)
     step = min(max(columns // 4, min(columns, 1024)), size.classes)  # room to keep three tiles of four
     tiles = -(-size.classes // step)
     step = min(_multiple(-(-size.classes // tiles), 16), columns)
     tiles = -(-size.classes // step)
     kept = min(columns // step, tiles) - 1 if with_gradient else 0
     again = 1 - (kept + 1) / tiles
-    products = 3 + again if with_gradient else 1
+    products = size.products(with_gradient) + again * with_gradient
     slow = 1 + _ROWS_FOR_HALF_SPEED / step
     copies = 2 * 4 * size.rows * size.features * tiles if with_gradient else 0
     seconds = products * size.product_seconds * slow + copies * _SECONDS_PER_BYTE
     return Plan("classes", step, kept, fixed + (kept + 1) * step * column, seconds)
+
+
+def _in_gradient(size: Size, fixed: int, columns: int) -> Plan:
+    """By classes, all tiles but one in the memory of the weight's gradient."""
+    column = _column_bytes(size)
+    step = min(columns, max(_TILE_BYTES // column, 1024), size.classes)
+    step -= step % 16 if step < size.classes else 0  # where a tile begins, a cache line does
+    tiles = -(-size.classes // step)
+    slow = 1 + _ROWS_FOR_HALF_SPEED / step
+    copies = 2 * 4 * size.rows * size.features * tiles
+    seconds = 3 * size.product_seconds * slow + copies * _SECONDS_PER_BYTE
+    return Plan("classes", step, tiles - 1, fixed + step * column, seconds, in_gradient=tiles > 1)
 
 
 def _by_both(size: Size, bound: int) -> Plan | None:
