@@ -103,6 +103,9 @@ def calls(dtype: torch.dtype, options: str) -> None:
         smallest = vars(problem) | {"max_memory": 1, "gradient_filter": 1e-4 if options == "all" else 0.0}
         needs = linear_cross_entropy.Needs(True, True, options == "all")
         linear_cross_entropy.loss_and_gradients(type(problem)(**smallest), g, needs)
+        if options == "all":
+            of_bias = linear_cross_entropy.Needs(False, False, True)
+            linear_cross_entropy.loss_and_gradients(type(problem)(**smallest), g, of_bias)
 
 
 if __name__ == "__main__":

@@ -204,6 +204,23 @@ def test_a_file_that_is_not_ours_is_measured_anew(a_gpu, text):
     assert list(json.loads(a_gpu.read_text())) == [question().key]
 
 
+def test_a_user_without_a_home_directory_keeps_launches_in_memory(a_gpu, monkeypatch):
+    """Such as the numbered user of a container, for whom Path.home() raises."""
+    for name in ("XENT_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(LAUNCHES.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home directory")))
+    assert LAUNCHES.launch_for(question(), 1 << 24, print).warps == 8
+    assert LAUNCHES.launch_for(question(), 1 << 24, lambda _: pytest.fail("it is known")).warps == 8
+    assert "its user has no home directory" in LAUNCHES.choice_in_words(question(), 1 << 24)
+
+
+def test_an_empty_name_of_the_cache_is_none(monkeypatch, tmp_path):
+    """And not the current directory."""
+    monkeypatch.setenv("XENT_CACHE_DIR", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert LAUNCHES.cache_file() == tmp_path / "xent" / "triton_launches.json"
+
+
 def test_a_choice_names_the_launch():
     with xent.backend("triton"):
         assert "logits a program" in xent.choices(LOGITS, TARGET).note

@@ -25,6 +25,7 @@ _MEASURED_FROM = 1 << 22  # logits; below, a wrong choice costs microseconds
 _TILE = 4096  # elements of a tile that the heuristic aims at: 32 for each thread of 4 warps
 _WIDEST = 8192
 _HEAD_START = 1 << 19  # clocks, a quarter of a millisecond: the host has queued the kernel before its time begins
+_FILE = "triton_launches.json"
 _LINES = 32  # rows side by side where the classes are strided: 128 bytes of float32
 
 
@@ -124,7 +125,8 @@ def choice_in_words(question: Question, logits: int) -> str:
         return f"{heuristic(question)} (not measured)"
     _read_file()
     known = _choices.get(question.key)
-    return f"{known} (measured; {cache_file()})" if known else f"{heuristic(question)} (to be measured)"
+    place = cache_file() or "kept by this process alone: its user has no home directory"
+    return f"{known} (measured; {place})" if known else f"{heuristic(question)} (to be measured)"
 
 
 def _may_measure(logits: int) -> bool:
@@ -151,21 +153,26 @@ def _milliseconds(run: Callable[[Launch], object], launch: Launch) -> float:
     return min(times)
 
 
-def cache_file() -> Path:
-    """Where measured launches are kept: XENT_CACHE_DIR, or the user's cache directory."""
-    base = os.environ.get("XENT_CACHE_DIR")
-    if base is None:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xent"
-    return Path(base) / "triton_launches.json"
+def cache_file() -> Path | None:
+    """Where measured launches are kept: XENT_CACHE_DIR, or the user's cache directory; None for a user without home."""
+    given = os.environ.get("XENT_CACHE_DIR")
+    if given:
+        return Path(given) / _FILE
+    cache = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(cache or Path.home() / ".cache") / "xent" / _FILE
+    except RuntimeError:  # a number of a container's user that no list has, and no HOME
+        return None
 
 
 def _read_file() -> None:
     global _file_is_read
-    if _file_is_read:
+    path = cache_file()
+    if _file_is_read or path is None:
         return
     _file_is_read = True
     try:
-        entries = json.loads(cache_file().read_text(encoding="utf-8"))
+        entries = json.loads(path.read_text(encoding="utf-8"))
         read = {key: Launch(**entry) for key, entry in entries.items()}
     except (OSError, ValueError, TypeError, AttributeError):  # no file, or not one of ours: measured anew
         return
@@ -182,6 +189,8 @@ def _is_sound(launch: Launch) -> bool:
 def _write_file() -> None:
     """Replaced whole, so that two processes never mix their lines; a directory that can't be written is left alone."""
     path = cache_file()
+    if path is None:
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:

@@ -20,7 +20,7 @@ from xent.backends.triton import cross_entropy as values_of
 from xent.backends.triton import linear_recompute
 from xent.backends.triton.cross_entropy import Saved, Values
 from xent.backends.triton.cross_entropy_gradient import Upstream, write_gradient
-from xent.backends.triton.linear_plan import Plan, plan_of
+from xent.backends.triton.linear_plan import Plan, in_one_run, plan_of
 from xent.head import HeadRows
 from xent.problem import Rows, stats_dtype
 
@@ -95,13 +95,13 @@ def chunks(problem: HeadRows, plan: Plan) -> Iterator[Chunk]:
     """The chunks of a problem; the logits of all of them share one buffer. A plan without logits makes them row by row,
     for what only the logits themselves can give: the best classes, the gradients of targets and class weights.
     """
-    hidden, weight, bias = flat_hidden(problem), problem.weight.detach(), problem.bias
-    per_hidden, count = problem.extra_shape_product, len(hidden)
+    hidden, weight, bias = problem.hidden.detach(), problem.weight.detach(), problem.bias
+    per_hidden, count = problem.extra_shape_product, hidden.shape[:-1].numel()
     step = max(plan.rows, 1)
     buffer = torch.empty(min(step, count), weight.shape[0], dtype=hidden.dtype, device=hidden.device)
     for start in range(0, count, step):
         stop = min(start + step, count)
-        part, logits = hidden[start:stop], buffer[: stop - start]
+        part, logits = _between(problem, hidden, start, stop), buffer[: stop - start]
         if bias is None:
             torch.mm(part, weight.t(), out=logits)
         else:
@@ -111,18 +111,13 @@ def chunks(problem: HeadRows, plan: Plan) -> Iterator[Chunk]:
         yield Chunk(start, stop, slice(start * per_hidden, stop * per_hidden), part, logits, rows)
 
 
-def flat_hidden(problem: HeadRows) -> Tensor:
-    """Hidden states (N, D); a shifted batch of sequences is copied, for a product takes one stride of rows."""
-    return problem.hidden.detach().reshape(-1, problem.hidden.shape[-1])
-
-
 def _whole(problem: HeadRows) -> tuple[Rows, Tensor, tuple[Tensor, Tensor | None]]:
     """The rows without their logits, the hidden states and the layer, for kernels that make the logits themselves."""
-    hidden, weight = flat_hidden(problem).contiguous(), problem.weight.detach().contiguous()
+    hidden, weight = (_adjacent(x.detach()) for x in (_all_of(problem, problem.hidden), problem.weight))
     nothing = torch.empty(len(hidden), weight.shape[0], dtype=hidden.dtype, device="meta")
-    rows = Rows(nothing, _between(problem, problem.target, 0, len(hidden)), problem.terms,
-                _probabilities_between(problem, 0, len(hidden)))  # fmt: skip
-    return rows, hidden, (weight, None if problem.bias is None else problem.bias.detach())
+    probabilities = None if problem.probabilities is None else _all_of(problem, problem.probabilities.detach())
+    rows = Rows(nothing, _all_of(problem, problem.target), problem.terms, probabilities)
+    return rows, hidden, (weight, None if problem.bias is None else problem.bias.detach().contiguous())
 
 
 class _Sums:
@@ -179,14 +174,24 @@ def _probabilities_between(problem: HeadRows, start: int, stop: int) -> Tensor |
     return None if probabilities is None else _between(problem, probabilities.detach(), start, stop)
 
 
-def _between(problem: HeadRows, target: Tensor, start: int, stop: int) -> Tensor:
-    """Targets of hidden states start … stop − 1: a view where the leading dimensions are one run, else a copy."""
+def _adjacent(matrix: Tensor) -> Tensor:
+    """The matrix as a kernel reads it, copied only where its features lie apart."""
+    return matrix if matrix.stride(1) == 1 else matrix.contiguous()
+
+
+def _all_of(problem: HeadRows, tensor: Tensor) -> Tensor:
+    """All hidden states, or their targets, with one leading dimension."""
     lead = problem.hidden.ndim - 1
-    shape = target.shape[:lead]
+    return tensor.reshape(tensor.shape[:lead].numel(), *tensor.shape[lead:])
+
+
+def _between(problem: HeadRows, tensor: Tensor, start: int, stop: int) -> Tensor:
+    """The hidden states start … stop − 1, or their targets: a view where the leading dimensions are one run, else a
+    copy, gathered by numbers of 8 bytes that the plan counts.
+    """
+    lead = problem.hidden.ndim - 1
     if lead == 0:
-        return target.unsqueeze(0)[start:stop]
-    if lead == 1:
-        return target[start:stop]
-    if all(target.stride(i) == target.stride(i + 1) * shape[i + 1] for i in range(lead - 1)):
-        return target.flatten(0, lead - 1)[start:stop]
-    return target[torch.unravel_index(torch.arange(start, stop, device=target.device), shape)]
+        return tensor.unsqueeze(0)[start:stop]
+    if in_one_run(tensor, lead):
+        return tensor.flatten(0, lead - 1)[start:stop]
+    return tensor[torch.unravel_index(torch.arange(start, stop, device=tensor.device), tensor.shape[:lead])]

@@ -19,7 +19,6 @@ gradient of row n. What is left out is at most
 
 from __future__ import annotations
 
-import torch
 import triton.language as tl
 from torch import Tensor
 
@@ -193,10 +192,11 @@ def _gradient_kernel(
     ACC: tl.constexpr, TARGET: tl.constexpr, SMOOTHED: tl.constexpr, HAS_CLASS_WEIGHT: tl.constexpr,
     HAS_Z: tl.constexpr, HAS_CAP: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_LOSS: tl.constexpr, HAS_LSE: tl.constexpr, HAS_ENTROPY: tl.constexpr,
-    OF_WEIGHT: tl.constexpr, OF_BIAS: tl.constexpr, FILTERED: tl.constexpr, ENTRIES: tl.constexpr,
+    WANTED: tl.constexpr, OF_WEIGHT: tl.constexpr, OF_BIAS: tl.constexpr, FILTERED: tl.constexpr,
+    ENTRIES: tl.constexpr,
     ROWS: tl.constexpr, CLASSES: tl.constexpr, INNER: tl.constexpr, FEATURES: tl.constexpr,
 ):  # fmt: skip
-    """A block of d hidden (rows, features), or OF_WEIGHT of d weight (classes, features)."""
+    """A block of d hidden (rows, features), or OF_WEIGHT of d weight (classes, features) if WANTED, and d bias."""
     keep, share, zeta = tl.full((), keep, ACC), tl.full((), share, ACC), tl.full((), zeta, ACC)
     cap, scale, least = tl.full((), cap, ACC), tl.full((), scale, ACC), tl.full((), least, ACC)
     block = tl.program_id(0).to(tl.int64)
@@ -244,9 +244,10 @@ def _gradient_kernel(
         if adds:
             narrow = narrowed(made, gradient.dtype.element_ty)
             if OF_WEIGHT:
-                b = tl.load(hidden + row[:, None] * hidden_stride + d[None, :],
-                            mask=inside[:, None] & (d < features)[None, :], other=0.0)  # fmt: skip
-                total = product(tl.trans(narrow), b, total, ACC)
+                if WANTED:
+                    b = tl.load(hidden + row[:, None] * hidden_stride + d[None, :],
+                                mask=inside[:, None] & (d < features)[None, :], other=0.0)  # fmt: skip
+                    total = product(tl.trans(narrow), b, total, ACC)
                 if OF_BIAS:
                     bias_total += tl.sum(made, 0)
             else:
@@ -260,8 +261,9 @@ def _gradient_kernel(
                 tl.store(of_bias + at, narrowed(bias_total, of_bias.dtype.element_ty), mask=at < classes)
     else:
         at, most = block * ROWS + tl.arange(0, ROWS), count
-    where = (at < most)[:, None] & (d < features)[None, :]
-    tl.store(gradient + at[:, None] * features + d[None, :], narrowed(total, gradient.dtype.element_ty), mask=where)
+    if WANTED:
+        where = (at < most)[:, None] & (d < features)[None, :]
+        tl.store(gradient + at[:, None] * features + d[None, :], narrowed(total, gradient.dtype.element_ty), mask=where)
 
 
 def write_values(rows: Rows, hidden: Tensor, layer: tuple[Tensor, Tensor | None], values: Values, stats: bool) -> None:
@@ -291,15 +293,15 @@ def write_gradients(
     for of, gradient in ((False, of_hidden), (True, of_weight)):
         if gradient is None and not (of and of_bias is not None):
             continue
-        room = torch.empty_like(layer[0]) if gradient is None else gradient
+        across = 1 if gradient is None else max(triton.cdiv(hidden.shape[1], shape["FEATURES"]), 1)
         with on_device(hidden):
-            _gradient_kernel[(blocks[of], triton.cdiv(hidden.shape[1], shape["FEATURES"]))](
+            _gradient_kernel[(blocks[of], across)](
                 hidden,
                 *layer,
                 *_targets(rows),
                 *vars(saved).values(),
                 *given,
-                room,
+                hidden if gradient is None else gradient,  # not written
                 of_bias,
                 *_sizes(rows, hidden, layer[0]),
                 *(0 if g is None else g.stride(0) for g in given),
@@ -308,6 +310,7 @@ def write_gradients(
                 HAS_LOSS=upstream.loss is not None,
                 HAS_LSE=upstream.lse is not None,
                 HAS_ENTROPY=upstream.entropy is not None,
+                WANTED=gradient is not None,
                 OF_WEIGHT=of,
                 OF_BIAS=of_bias is not None and of,
                 FILTERED=least > 0,
@@ -332,7 +335,7 @@ def _options(rows: Rows, layer: tuple[Tensor, Tensor | None]) -> dict[str, objec
     flags = {name: flag for name, flag in kernel_flags(rows).items() if name not in ("KEEP", "HAS_ROW_WEIGHT")}
     entries = 1 if rows.probabilities is None else triton.next_power_of_2(rows.target.shape[-1])
     numbers = kernel_numbers(rows)
-    return {"ignore_index": rows.terms.ignore_index, **numbers, **flags, "HAS_BIAS": layer[1] is not None,
+    return {"ignore_index": int(rows.terms.ignore_index), **numbers, **flags, "HAS_BIAS": layer[1] is not None,
             "ENTRIES": entries}  # fmt: skip
 
 

@@ -53,6 +53,8 @@ def empty_gradient(logits: Tensor) -> Tensor:
 
 
 def _layout(tensors: tuple[Tensor, ...]) -> RowLayout | None:
+    if tensors[0].numel() == 0:  # strides of nothing need not merge
+        return RowLayout(0, 0, tuple((0, 0, tensor.stride(-1)) for tensor in tensors))
     groups: list[tuple[int, tuple[int, ...]]] = []
     for dim, size in enumerate(tensors[0].shape[:-1]):
         strides = tuple(tensor.stride(dim) for tensor in tensors)

@@ -35,14 +35,13 @@ def forward(problem: Rows | HeadRows, with_entropy: bool, top: int) -> Scores:
     """Scores of every row."""
     if isinstance(problem, Rows):
         values = cross_entropy.forward(problem, with_entropy)
-        best, z = top_classes(problem, top)
+        best, of_best = _best(problem, values, top)
     else:
-        values, best, z = _of_chunks(problem, with_entropy, top)
+        values, best, of_best = _of_chunks(problem, with_entropy, top)
     target = problem.target.reshape(-1, 1)
     ignored = target == problem.terms.ignore_index
     marked = torch.where(target < 0, problem.num_classes, target)  # −1 is for ignored rows
-    of_top = (z - values.largest.unsqueeze(1)) - values.logsum.unsqueeze(1)
-    log_p = torch.cat([-values.loss.unsqueeze(1), of_top.masked_fill(ignored, 0)], 1)
+    log_p = torch.cat([-values.loss.unsqueeze(1), of_best.masked_fill(ignored, 0)], 1)
     return Scores(log_p, torch.cat([marked, best], 1).masked_fill(ignored, -1), values)
 
 
@@ -71,14 +70,29 @@ def gradients(
     return hidden, made.weight, made.bias
 
 
+def _best(rows: Rows, values: Values, top: int) -> tuple[Tensor, Tensor]:
+    """Indices and log-probabilities of the best classes, each (N, top)."""
+    index, z = top_classes(rows, top)
+    return index, (z - values.largest.unsqueeze(1)) - values.logsum.unsqueeze(1)
+
+
 def _of_chunks(problem: HeadRows, with_entropy: bool, top: int) -> tuple[Values, Tensor, Tensor]:
-    values = linear_cross_entropy.room(problem, with_entropy)
-    best, z = [], []
-    for chunk in linear_cross_entropy.chunks(problem, plan_of(problem)):
-        cross_entropy.write_values(chunk.rows, values.at(chunk.losses), with_entropy)
-        for parts, part in zip((best, z), top_classes(chunk.rows, top), strict=True):
-            parts.append(part)
+    """Where no logits are held, their values come from the kernels that the gradients come from; and the best classes
+    with log-probabilities of their own, a row of logits at a time.
+    """
+    plan = plan_of(problem)
+    held = plan.rows > 0
+    values = (linear_cross_entropy.room if held else linear_cross_entropy.forward)(problem, with_entropy)
+    best: list[tuple[Tensor, Tensor]] = []
+    for chunk in linear_cross_entropy.chunks(problem, plan) if held or top else ():
+        if held:
+            part = values.at(chunk.losses)
+            cross_entropy.write_values(chunk.rows, part, with_entropy)
+        else:
+            part = cross_entropy.forward(chunk.rows, False)
+        best.append(_best(chunk.rows, part, top))
     if not best:
-        nothing = torch.empty(0, top, dtype=torch.int64, device=problem.hidden.device)
-        return values, nothing, nothing.to(values.loss.dtype)
-    return values, torch.cat(best), torch.cat(z)
+        nothing = values.loss.new_empty(len(values.loss), top)
+        return values, nothing.long(), nothing
+    index, log_p = zip(*best, strict=True)
+    return values, torch.cat(index), torch.cat(log_p)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from xent.backends import triton
-from xent.backends.triton.linear_plan import plan
+from xent.backends.triton.linear_plan import beside_of, plan
 from xent.ops.native.again import is_wrapped
 from xent.ops.request import request
 from xent.ops.triton import (
@@ -23,6 +23,7 @@ from xent.ops.triton import (
     logsumexp,
     token_logprobs,
 )
+from xent.problem import drop_last
 from xent.sparse_target import SparseTarget
 
 __all__ = [
@@ -38,7 +39,7 @@ __all__ = [
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 _LAYER = {"linear_cross_entropy": slice(0, 2), "token_logprobs": slice(1, 3)}  # where linear weight and bias stand
-_CLASSES_OF = {"token_logprobs": -1, "log_softmax": -1, "logsumexp": -1}
+_CLASSES_OF = {"linear_cross_entropy": -1, "token_logprobs": -1, "log_softmax": -1, "logsumexp": -1}
 _torch_c = torch._C
 
 
@@ -65,19 +66,29 @@ def note(operation: str, tensors: tuple[Tensor | SparseTarget, ...], terms: dict
     input, *rest = tensors
     if not isinstance(input, Tensor) or input.ndim == 0 or operation == "binary_cross_entropy_with_logits":
         return ""
-    weight = rest[0] if operation == "linear_cross_entropy" and rest else terms.get("linear_weight")
-    if isinstance(weight, Tensor) and weight.ndim >= 2:
-        bound, width = terms.get("max_memory"), weight.shape[:-1].numel()
-        bound = bound if isinstance(bound, int) else None
-        rows = input.shape[:-1].numel()
-        return str(plan(rows, width, input.element_size(), bound, tuple(weight.shape[1:-1])))
-    if operation == "linear_cross_entropy":
-        return ""
     dim = terms.get("dim")
     dim = dim if isinstance(dim, int) else _CLASSES_OF.get(operation, 0 if input.ndim == 1 else 1)
+    if not -input.ndim <= dim < input.ndim:
+        return ""
+    input = input.movedim(dim, -1)
+    weight = rest[0] if operation == "linear_cross_entropy" and rest else terms.get("linear_weight")
+    if isinstance(weight, Tensor) and weight.ndim >= 2:
+        return _plan_in_words(input, weight, terms)
+    if operation == "linear_cross_entropy":
+        return ""
     from xent.backends.triton.calls import launch_in_words
 
-    return launch_in_words(operation, input.movedim(dim, -1))
+    return launch_in_words(operation, input)
+
+
+def _plan_in_words(hidden: Tensor, weight: Tensor, terms: dict[str, object]) -> str:
+    bound, shift, bias = terms.get("max_memory"), terms.get("shift"), terms.get("linear_bias")
+    if isinstance(shift, int) and shift > 0 and hidden.ndim > 1:
+        hidden = drop_last(hidden, shift, dim=-2)
+    rows, width = hidden.shape[:-1].numel(), weight.shape[:-1].numel()
+    beside = beside_of(hidden, bias if isinstance(bias, Tensor) else None, None)
+    bound = bound if isinstance(bound, int) else None
+    return str(plan(rows, width, hidden.element_size(), bound, tuple(weight.shape[1:-1]), beside))
 
 
 def _reason_in_a_graph(operation: str, others: tuple[Tensor | None, ...]) -> str | None:

@@ -3,6 +3,10 @@
 The sum and the mean know their upstream gradient up to one factor, so that gradients are made in the forward pass,
 where the logits are; `backward` hands them out, times the factor, which the host never reads. A second backward, and
 every per-row use, makes the logits again.
+
+float16 has room neither for gradients with their factor before a loss scaler has lifted it, nor without it for their
+sums over many rows, which pass 65504, and stay infinite whatever the scaler does. Its gradients are made in the
+backward pass, for the upstream gradient that arrives, at one product more.
 """
 
 from __future__ import annotations
@@ -28,7 +32,8 @@ def total(problem: HeadRows) -> Tensor:
     """The sum or mean over the rows."""
     problem = with_casts(problem)
     terms = problem.terms
-    required = [isinstance(x, Tensor) and x.requires_grad for x in (*_tensors(problem), terms.normalizer)]
+    tensors = *_tensors(problem), terms.row_weight, terms.normalizer
+    required = [isinstance(x, Tensor) and x.requires_grad for x in tensors]
     if not torch.is_grad_enabled() or any(required[3:]) or not any(required[:3]):
         return reduce_rows(*rows(problem), terms)
     bare = _without_row_weight(problem)
@@ -151,16 +156,18 @@ class _Total(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         tensors, (per_row, denominator, problem) = inputs[:6], inputs[6:]
         bare = _without_row_weight(_with_tensors(problem, tensors))
-        needs = [*ctx.needs_input_grad[:3]]
-        # float16 has no room for 1 / rows: its gradients are made without the factor, and scaled in backward.
-        folded = denominator is not None and bare.hidden.dtype != torch.float16
-        upstream = per_row / denominator if folded else per_row
-        found = operations.values_and_gradients(*operations.arguments_of(bare), upstream, needs)
-        loss, _, largest, logsum, mass, *made = found
-        ctx.problem, ctx.needs, ctx.folded = _with_tensors(problem, (None,) * 6), needs, folded
+        needs, waits = [*ctx.needs_input_grad[:3]], bare.hidden.dtype == torch.float16
+        if waits:
+            loss, _, largest, logsum, mass, *_ = operations.values(*operations.arguments_of(bare), False)
+            made: Sequence[Tensor] = ()
+        else:
+            upstream = per_row if denominator is None else per_row / denominator
+            found = operations.values_and_gradients(*operations.arguments_of(bare), upstream, needs)
+            loss, _, largest, logsum, mass, *made = found
+        ctx.problem, ctx.needs, ctx.waits = _with_tensors(problem, (None,) * 6), needs, waits
         ctx.losses = loss * per_row  # for whoever explains the value
         in_a_graph = torch.compiler.is_compiling()
-        ctx.made = None if in_a_graph else made  # handed out once: autograd may then keep them as they are
+        ctx.made = None if in_a_graph or waits else made  # handed out once: autograd may then keep them as they are
         ctx.save_for_backward(*tensors, per_row, denominator, largest, logsum, mass, *(made if in_a_graph else ()))
         total = ctx.losses.sum()
         return total if denominator is None else total / denominator
@@ -169,21 +176,27 @@ class _Total(torch.autograd.Function):
     @outside_autocast
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = gradients
-        tensors, (per_row, denominator, *state) = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
-        problem = _without_row_weight(_with_tensors(ctx.problem, tensors))
-        factor = g if ctx.folded or denominator is None else g / denominator
-        if torch.compiler.is_compiling():
-            made = [gradient * factor.to(gradient.dtype) for gradient in state[3:]]
-            return *_in_shape(problem, made, ctx.needs), *(None,) * 6
-        if not kernels_may_run(g):
+        saved = ctx.saved_tensors  # read once: activation checkpointing makes them again for it
+        tensors, (per_row, denominator, *state) = saved[:6], saved[6:]
+        problem, in_a_graph = _without_row_weight(_with_tensors(ctx.problem, tensors)), torch.compiler.is_compiling()
+        if not in_a_graph and not kernels_may_run(g):
             return *_total_of_reference(ctx, problem, per_row, denominator, g), *(None,) * 3
-        made, ctx.made = ctx.made, None
-        if made is None:
-            upstream = per_row / denominator if ctx.folded else per_row
-            saved = *state[:3], problem.hidden.new_empty(0, dtype=per_row.dtype)
-            made = operations.gradients(*operations.arguments_of(problem), *saved, upstream, None, None, ctx.needs)
-        _scale(made, factor)
+        upstream = per_row if denominator is None else per_row / denominator
+        if ctx.waits:
+            made = _again(ctx, problem, state, upstream * g)
+        elif in_a_graph:
+            made = [(gradient.to(g.dtype) * g).to(gradient.dtype) for gradient in state[3:]]
+        else:
+            made, ctx.made = ctx.made, None
+            made = _again(ctx, problem, state, upstream) if made is None else made
+            _scale(made, g)
         return *_in_shape(problem, made, ctx.needs), *(None,) * 6
+
+
+def _again(ctx: Any, problem: HeadRows, state: Sequence[Tensor], upstream: Tensor) -> tuple[Tensor, ...]:
+    """The gradients, from logits that are made again."""
+    saved = *state[:3], problem.hidden.new_empty(0, dtype=upstream.dtype)
+    return operations.gradients(*operations.arguments_of(problem), *saved, upstream, None, None, ctx.needs)
 
 
 def _scale(made: Sequence[Tensor], factor: Tensor) -> None:
