@@ -83,6 +83,6 @@ def narrowed(x, dtype: tl.constexpr):
     """X rounded to the nearest of `dtype`, to even in the middle, as a GPU does; the interpreter would cut bfloat16."""
     if _INTERPRETED and dtype == tl.bfloat16:
         bits = x.to(tl.float32).to(tl.uint32, bitcast=True)
-        bits = tl.where(x != x, bits, bits + 0x7FFF + ((bits >> 16) & 1))
+        bits = tl.where(x != x, bits, (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000)  # its cast sees a rest
         x = bits.to(tl.float32, bitcast=True)
     return x.to(dtype)
