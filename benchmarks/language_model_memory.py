@@ -22,7 +22,7 @@ CONTEXT = 128
 def main() -> None:
     parser = argparse.ArgumentParser(description="Peak memory of a language model's loss layer, plain and with xent.")
     parser.add_argument("--rows", type=int, default=2048, help="tokens of a step, N")
-    parser.add_argument("--features", type=int, nargs="+", default=[256, 768], help="sizes of a hidden state, D")
+    parser.add_argument("--features", type=int, nargs="+", default=[256, 768, 2048], help="sizes of a hidden state, D")
     parser.add_argument("--vocabulary", type=int, default=32_000, help="V")
     parser.add_argument("--way", choices=WAYS, help="measure one way in this process; one size")
     options = parser.parse_args()

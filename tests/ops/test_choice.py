@@ -48,8 +48,11 @@ def test_a_linear_choice_says_how_it_is_cut() -> None:
     hidden, head = torch.empty(2048, 768), torch.empty(50257, 768)
     choice = xent.choices(hidden, head, operation="linear_cross_entropy")
     assert "304 rows at a time" in str(choice)
-    bounded = xent.choices(hidden, head, operation="linear_cross_entropy", max_memory=16 << 20)
-    assert "classes at a time" in bounded.note
+    bounded = {"operation": "linear_cross_entropy", "max_memory": 16 << 20}
+    assert "82 rows at a time" in xent.choices(hidden, head, **bounded).note  # frozen: no gradient is summed over rows
+    assert "classes at a time" in xent.choices(hidden, head.requires_grad_(), **bounded).note
+    few = xent.choices(hidden[:700], head, **bounded)
+    assert "kept in the memory of the weight's gradient" in few.note
 
 
 @pytest.mark.skipif("native" in MISSING, reason="no native column to make a plan")
