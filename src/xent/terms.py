@@ -13,6 +13,7 @@ from torch import Tensor
 from xent.errors import DtypeError, OptionError
 
 REDUCTIONS = ("none", "mean", "sum")
+_NUMBERS = ("ignore_index", "label_smoothing", "z_loss", "logit_scale", "softcap", "normalizer")
 
 
 class LossOptions(TypedDict, total=False):
@@ -74,6 +75,14 @@ class LossTerms:
                 f"reduction={self.reduction!r}", "it is one of 'none', 'mean', 'sum'", "pass one of these three"
             )
         self._check_normalizer()
+        self._take_plain_numbers()
+
+    def _take_plain_numbers(self) -> None:
+        """Python's own in the place of numpy's, fractions and others, which not every backend can compute with."""
+        for name in _NUMBERS:
+            value = getattr(self, name)
+            if type(value) not in (int, float) and isinstance(value, Real):
+                object.__setattr__(self, name, int(value) if isinstance(value, Integral) else float(value))
 
     def with_weights(self, weight: Tensor | None, row_weight: Tensor | None) -> LossTerms:
         """The same options with other weights; this object where nothing changes, for a new one checks every option.

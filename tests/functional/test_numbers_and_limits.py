@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -14,14 +16,17 @@ LOGITS = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
 TARGET = torch.tensor([0, 4, 2])
 
 
-def test_numpy_numbers_are_numbers() -> None:
-    plain = xent.cross_entropy(LOGITS, TARGET, ignore_index=2, label_smoothing=0.25, z_loss=0.5, normalizer=3)
+def test_numbers_of_numpy_and_fractions_are_numbers() -> None:
+    plain = xent.cross_entropy(
+        LOGITS, TARGET, ignore_index=2, label_smoothing=0.25, z_loss=0.5, logit_scale=0.5, normalizer=3
+    )
     loss = xent.cross_entropy(
         LOGITS,
         TARGET,
         ignore_index=np.int64(2),  # pyright: ignore[reportArgumentType]
         label_smoothing=np.float32(0.25),  # pyright: ignore[reportArgumentType]
         z_loss=np.float64(0.5),
+        logit_scale=Fraction(1, 2),  # pyright: ignore[reportArgumentType]
         normalizer=np.int32(3),  # pyright: ignore[reportArgumentType]
     )
     torch.testing.assert_close(loss, plain, rtol=0, atol=0)

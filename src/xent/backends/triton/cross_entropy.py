@@ -324,7 +324,7 @@ def write_values(problem: Rows, values: Values, with_stats: bool) -> None:
     others = tuple(vars(values).values())
 
     def started(call: RowCall, launch: Launch) -> Program | None:
-        numbers = *call.sizes(launch), int(problem.terms.ignore_index)
+        numbers = *call.sizes(launch), problem.terms.ignore_index
         named = {"WITH_STATS": with_stats} | call.options() | call.vectors(launch) | call.lanes(launch)
         return call.start(_forward_kernel, launch, (*call.tensors, *others), numbers, named)
 

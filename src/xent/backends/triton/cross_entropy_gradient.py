@@ -219,7 +219,7 @@ def write_gradient(problem: Rows, saved: Saved, upstream: Upstream, buffer: Tens
     others = saved.largest, saved.logsum, saved.mass, saved.entropy, *given, buffer
 
     def started(call: RowCall, launch: Launch) -> Program | None:
-        numbers = *call.sizes(launch), *call.layout.strides[-1], *strides, int(problem.terms.ignore_index)
+        numbers = *call.sizes(launch), *call.layout.strides[-1], *strides, problem.terms.ignore_index
         named = {"HAS_LOSS": given[0] is not None, "HAS_LSE": given[1] is not None, "HAS_ENTROPY": given[2] is not None}
         named |= call.options() | call.vectors(launch)
         return call.start(_gradient_kernel, launch, (*call.tensors, *others), numbers, named)

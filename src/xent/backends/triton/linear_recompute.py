@@ -335,7 +335,7 @@ def _options(rows: Rows, layer: tuple[Tensor, Tensor | None]) -> dict[str, objec
     flags = {name: flag for name, flag in kernel_flags(rows).items() if name not in ("KEEP", "HAS_ROW_WEIGHT")}
     entries = 1 if rows.probabilities is None else triton.next_power_of_2(rows.target.shape[-1])
     numbers = kernel_numbers(rows)
-    return {"ignore_index": int(rows.terms.ignore_index), **numbers, **flags, "HAS_BIAS": layer[1] is not None,
+    return {"ignore_index": rows.terms.ignore_index, **numbers, **flags, "HAS_BIAS": layer[1] is not None,
             "ENTRIES": entries}  # fmt: skip
 
 
