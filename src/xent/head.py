@@ -6,6 +6,7 @@ hidden (*rows, D)     weight (C·K, D), bias (C·K)     target (*rows, *extra) o
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -188,6 +189,15 @@ def _check_one_dtype(name: str, tensor: Tensor, input: Tensor) -> None:
             else "a product needs one dtype outside autocast",
             f"pass {name}.to(input.dtype)",
         )
+
+
+def is_flat(tensor: Tensor, lead: int) -> bool:
+    """Whether the first `lead` dimensions are one in memory, so that a view can make them one."""
+    if tensor.numel() == 0:
+        return True
+    sizes = [(size, stride) for size, stride in zip(tensor.shape, tensor.stride(), strict=True)][:lead]
+    sizes = [(size, stride) for size, stride in sizes if size != 1]
+    return all(outer == size * stride for (_, outer), (size, stride) in itertools.pairwise(sizes))
 
 
 def product_dtype(tensor: Tensor) -> torch.dtype:

@@ -11,10 +11,10 @@ from dataclasses import replace
 from xent.backends.native import linear_by_both, linear_by_classes, linear_by_rows
 from xent.backends.native.linear_plan import Plan, Size, plan
 from xent.backends.native.linear_products import SUM_PIECE, multiplies_as_it_is, widened
-from xent.backends.native.linear_rows import CountedRows, counted_rows, is_flat
+from xent.backends.native.linear_rows import CountedRows, counted_rows
 from xent.backends.native.linear_values import Gradients, Needs, Upstream, Values
 from xent.errors import BackendError
-from xent.head import HeadRows
+from xent.head import HeadRows, is_flat
 from xent.problem import HALF, stats_dtype
 
 __all__ = ["Gradients", "Needs", "Upstream", "Values", "forward", "gradients", "loss_and_gradients", "plan_of"]

@@ -87,8 +87,8 @@ class Size:
         """Whether the logits of any classes fit where the gradient of the weight of as many classes will be."""
         return self.weight_gradient and self.sliced and self.rows <= self.features
 
-    def products(self, with_gradient: bool) -> int:
-        """How many are made at the least."""
+    def num_products(self, with_gradient: bool) -> int:
+        """Products that no cut avoids."""
         return 1 + with_gradient * (1 + self.weight_gradient)
 
     @property
@@ -211,7 +211,7 @@ def _by_rows(size: Size, bound: int, with_gradient: bool) -> Plan | None:
     step = max(min(_multiple(-(-size.rows // chunks), 16), step), 1)  # chunks of one size
     slow = 1 + _ROWS_FOR_HALF_SPEED / step
     copies = 2 * 4 * size.classes * size.features * (chunks - 1) if size.weight_gradient else 0
-    seconds = size.products(with_gradient) * size.product_seconds * slow
+    seconds = size.num_products(with_gradient) * size.product_seconds * slow
     seconds += copies * _SECONDS_PER_BYTE if with_gradient else 0
     extra = step * _row_bytes(size)
     if chunks > 1 and accumulates:
@@ -237,7 +237,7 @@ def _by_classes(size: Size, bound: int, with_gradient: bool) -> Plan | None:
     tiles = -(-size.classes // step)
     kept = min(columns // step, tiles) - 1 if with_gradient else 0
     again = 1 - (kept + 1) / tiles
-    products = size.products(with_gradient) + again * with_gradient
+    products = size.num_products(with_gradient) + again * with_gradient
     slow = 1 + _ROWS_FOR_HALF_SPEED / step
     copies = 2 * 4 * size.rows * size.features * tiles if with_gradient else 0
     seconds = products * size.product_seconds * slow + copies * _SECONDS_PER_BYTE

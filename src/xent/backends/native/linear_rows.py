@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from xent.head import HeadRows
+from xent.head import HeadRows, is_flat
 from xent.problem import Rows, counted_mask, safe_target, stats_dtype
 
 
@@ -92,15 +91,6 @@ def counted_rows(problem: HeadRows) -> CountedRows:
         return CountedRows(problem, None)
     counted = counted.reshape(-1)
     return CountedRows(problem, None if bool(counted.all()) else counted.nonzero().squeeze(1))
-
-
-def is_flat(tensor: Tensor, lead: int) -> bool:
-    """Whether the first `lead` dimensions are one in memory, so that a view can make them one."""
-    if tensor.numel() == 0:
-        return True
-    sizes = [(size, stride) for size, stride in zip(tensor.shape, tensor.stride(), strict=True)][:lead]
-    sizes = [(size, stride) for size, stride in sizes if size != 1]
-    return all(outer == size * stride for (_, outer), (size, stride) in itertools.pairwise(sizes))
 
 
 def row_weights(problem: HeadRows) -> Tensor:

@@ -20,8 +20,8 @@ from xent.backends.triton import cross_entropy as values_of
 from xent.backends.triton import linear_recompute
 from xent.backends.triton.cross_entropy import Saved, Values
 from xent.backends.triton.cross_entropy_gradient import Upstream, write_gradient
-from xent.backends.triton.linear_plan import Plan, in_one_run, plan_of
-from xent.head import HeadRows
+from xent.backends.triton.linear_plan import Plan, plan_of
+from xent.head import HeadRows, is_flat
 from xent.problem import Rows, stats_dtype
 
 
@@ -192,6 +192,6 @@ def _between(problem: HeadRows, tensor: Tensor, start: int, stop: int) -> Tensor
     lead = problem.hidden.ndim - 1
     if lead == 0:
         return tensor.unsqueeze(0)[start:stop]
-    if in_one_run(tensor, lead):
+    if is_flat(tensor, lead):
         return tensor.flatten(0, lead - 1)[start:stop]
     return tensor[torch.unravel_index(torch.arange(start, stop, device=tensor.device), tensor.shape[:lead])]

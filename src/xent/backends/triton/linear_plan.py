@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 
 from torch import Tensor
 
 from xent.errors import BackendError
-from xent.head import HeadRows
+from xent.head import HeadRows, is_flat
 from xent.problem import stats_dtype
 
 _DEFAULT = 512 << 20
@@ -60,20 +59,14 @@ def plan_of(problem: HeadRows) -> Plan:
 def beside_of(hidden: Tensor, bias: Tensor | None, dense_target: Tensor | None) -> Beside:
     """What the copies of a chunk and the sums of a bias take."""
     lead, row, once = hidden.ndim - 1, 0, 0
-    if not (in_one_run(hidden, lead) and hidden.stride(-1) == 1):
+    if not (is_flat(hidden, lead) and hidden.stride(-1) == 1):
         row += hidden.shape[-1] * hidden.element_size() + _GATHERED * lead
-    if dense_target is not None and not in_one_run(dense_target, lead):
+    if dense_target is not None and not is_flat(dense_target, lead):
         row += dense_target.shape[lead:].numel() * dense_target.element_size()
     if bias is not None:
         wide = stats_dtype(bias.dtype)
         once = bias.numel() * wide.itemsize * (1 if bias.dtype == wide else 2)
     return Beside(row, once)
-
-
-def in_one_run(tensor: Tensor, lead: int) -> bool:
-    """Whether the first dimensions are one run of rows, so that some of them are a view."""
-    runs = [run for run in zip(tensor.shape[:lead], tensor.stride(), strict=False) if run[0] != 1]
-    return all(outer == size * inner for (_, outer), (size, inner) in pairwise(runs))
 
 
 def plan(
