@@ -245,6 +245,21 @@ def test_a_value_does_not_depend_on_when_gradients_are_made(num_rows: int, autoc
     assert torch.equal(*gradients)
 
 
+@pytest.mark.parametrize("cut", CUTS, indirect=True)
+def test_one_gradient_alone(cut: str) -> None:
+    """Of the hidden states, where there is no memory of a weight's gradient, and of the weight."""
+    target = torch.randint(0, CLASSES, (ROWS,))
+    leaves = torch.randn(ROWS, FEATURES), torch.randn(CLASSES, FEATURES)
+    for number in range(2):
+        found = []
+        for backend in ("native", "reference"):
+            given = [leaf.clone().requires_grad_(i == number) for i, leaf in enumerate(leaves)]
+            with xent.backend(backend):
+                xent.linear_cross_entropy(*given, target).backward()
+            found.append(given[number].grad)
+        torch.testing.assert_close(*found)
+
+
 def test_gradients_of_a_tied_weight_add_up() -> None:
     embedding = torch.nn.Embedding(CLASSES, FEATURES)
     tokens = torch.randint(0, CLASSES, (ROWS,))

@@ -118,7 +118,7 @@ def linear_cross_entropy(
         `max_memory`, beside which autograd copies a gradient to undo `shift`, `dim` or autocast; on the reference
         backend N·C logits and what `cross_entropy` makes of them. Ignored rows cost no product on native.
         With no more counted rows than features, native keeps the logits in the memory where the gradient of a trained
-        weight will be: about 16 MiB beside it are enough for three products.
+        weight will be, beside one tile of them: 16 MiB in float32, up to 4,096 rows.
         Gradients of targets and class weights are filled from the same chunks, at a fourth product. Second derivatives
         hold the logits on every backend.
 
