@@ -68,7 +68,7 @@ neon:
 	qemu-aarch64 -L /usr/aarch64-linux-gnu build/neon/kernel_driver 7
 
 bench: $(VENV)/.bench
-	@echo "== the losses beside their peers (about two hours on 2 quiet cores; Ctrl-C keeps what was measured)"
+	@echo "== the losses beside their peers (some three hours on 2 quiet cores; Ctrl-C keeps what was measured)"
 	@$(if $(PEERS),$(PIP) $(PEERS))
 	$(BIN)/xent bench cross-entropy
 	$(BIN)/xent bench linear

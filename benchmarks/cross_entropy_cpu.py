@@ -1,6 +1,6 @@
 # What does the loss of given logits cost, and its gradient, beside the peers?
 #
-#   make bench                                                        both questions, about two hours on 2 cores
+#   make bench                                                        both questions, some three hours on 2 cores
 #   .venv/bin/python benchmarks/cross_entropy_cpu.py --quick           a minute: shows that it works, not how fast
 #   .venv/bin/python benchmarks/cross_entropy_cpu.py --only 4096x32000 --threads 2
 #

@@ -1,6 +1,6 @@
 # What do a language model's head and its loss cost, forward and backward, beside the peers and the bare products?
 #
-#   make bench                                                        both questions, about two hours on 2 cores
+#   make bench                                                        both questions, some three hours on 2 cores
 #   .venv/bin/python benchmarks/linear_cross_entropy_cpu.py --quick    a minute: shows that it works, not how fast
 #   .venv/bin/python benchmarks/linear_cross_entropy_cpu.py --only 2048x768x50257 --threads 2
 #
