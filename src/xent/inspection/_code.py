@@ -147,4 +147,6 @@ def _reduced(term: Term) -> list[str]:
     if term.denominator_words == "Σ weight" and term.class_weight is not None and term.row_weight is None:
         own = "class_weight[y].where(counted, 0)" if not bool(term.counted.all()) else "class_weight[y]"
         return [f"loss = cost.sum() / {own}.sum(){times}"]
-    return [f"loss = cost.sum() / {term.denominator:.17g}{times}  # {term.denominator_words}"]
+    words = term.denominator_words
+    comment = "" if words.replace(",", "").replace(".", "").isdigit() else f"  # {words}"
+    return [f"loss = cost.sum() / {term.denominator:.17g}{times}{comment}"]
