@@ -113,17 +113,18 @@ class Magnitude:
     reach: float
 
 
-def magnitude_of(leaves: Sequence[Leaf], factors: Sequence[Tensor]) -> Magnitude:
-    """The magnitude of everything that enters a value."""
+def magnitude_of(leaves: Sequence[Leaf], factors: Sequence[Tensor], each: bool = False) -> Magnitude:
+    """The magnitude of everything that enters a value; `each`: of the largest of several values, one for each row."""
     total = reach = 0.0
+    whole = (lambda values: values.max() if values.numel() else values.sum()) if each else torch.sum
     for leaf, factor in zip(leaves, factors, strict=True):
         values = leaf.values.detach().reshape(-1).abs()
         values = torch.where(values.isfinite(), values, 0.0)
-        reach += float(values.sum())
+        reach += float(whole(values))
         if isinstance(leaf, Whole):
             values = (values + _rounded_beside(leaf)) * _largest_weight(leaf)
         product = values * factor.reshape(-1).abs()
-        total += float(torch.where(product.isfinite(), product, 0.0).sum())
+        total += float(whole(torch.where(product.isfinite(), product, 0.0)))
     return Magnitude(total, reach)
 
 

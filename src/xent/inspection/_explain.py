@@ -149,6 +149,8 @@ def _folded(loss: Tensor, fold: Fold, names: Names) -> Explanation:
     is_sum = not abs(linear - whole) > 8 * max(torch.finfo(loss.dtype).eps, 1e-9) * max(size.total, abs(whole))
     count = sum(leaf.values.numel() * (leaf.base.shape[leaf.class_dim] if isinstance(leaf, ClassSums) else 1)
                 for leaf in leaves)  # fmt: skip
+    if not scalar and all(leaf.values.numel() == loss.numel() for leaf in leaves):
+        size, count = magnitude_of(leaves, factors, each=True), count // max(loss.numel(), 1)
     made_by = "xent" if any(term.written.startswith("xent.") for term in terms) else "torch"
     equality = compared(loss, derived.detach(), Sums(size, count, made_by, fold.additions, fold.coarsest))
     notes = _notes(fold, equality.explained, is_sum)

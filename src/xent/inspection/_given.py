@@ -103,8 +103,9 @@ def _explanation(leaf: Whole, value: Tensor, terms: LossTerms, names: Names) -> 
         if terms.reduction == "none"
         else torch.tensor(_folded(term, denominator), dtype=torch.float64)
     )
-    size = magnitude_of([leaf], [upstream])
-    equality = compared(value, derived, Sums(size, len(cost), "xent"))
+    each = terms.reduction == "none"
+    size = magnitude_of([leaf], [upstream], each)
+    equality = compared(value, derived, Sums(size, 1 if each else len(cost), "xent"))
     return Explanation((term,), (), equality, tuple(value.shape), names=names)
 
 
