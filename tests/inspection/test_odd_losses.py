@@ -6,7 +6,9 @@ The value and the gradient are compared with torch's: 1e-6 of numbers up to 10, 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -256,6 +258,68 @@ def test_log_probabilities_of_nll_loss_are_known_to_be_some():
     for explanation in (read, given):
         torch.testing.assert_close(explanation.gradient().of_rows(ROWS), wanted, **NEAR)
     assert not xent.explain(x.detach(), Y, kind="nll_loss").terms[0].scores.normalised
+
+
+def test_half_logits_with_float32_targets():
+    """As a multi-label classifier of transformers in bfloat16: the loss is float32, its softplus was not."""
+    explanation = xent.explain(BCE(logits().bfloat16(), BITS))
+    assert str(explanation.equality).endswith("ulp of bfloat16)")
+
+
+class Column:
+    """As of a pandas frame whose rows were shuffled: its own index is not the number of the row."""
+
+    def __getitem__(self, label):
+        raise KeyError(label)
+
+    def tolist(self):
+        return ["ant", "bee", "cow", "dog", "eel"]
+
+
+OTHER_NAMES = {
+    "a dict": {0: "ant", 1: "bee", 2: "cow", 3: "dog", 4: "eel"},
+    "a dict of a configuration": {"0": "ant", "1": "bee", "2": "cow", "3": "dog", "4": "eel"},
+    "an array": np.array(["ant", "bee", "cow", "dog", "eel"]),
+    "a column of a frame": Column(),
+}
+
+
+@pytest.mark.parametrize("names", OTHER_NAMES.values(), ids=OTHER_NAMES)
+def test_names_in_other_forms(names):
+    explanation = xent.explain(logits().detach()[:5], Y[:5], class_names=names, row_names=names)
+    rows = explanation.rows("first", 5)
+    assert [row["target"] for row in rows] == ["bee", "eel", "ant", "cow", "cow"]
+    assert [row["name"] for row in rows] == ["ant", "bee", "cow", "dog", "eel"]
+
+
+@pytest.mark.parametrize("names", ["abcde", 5, {"bee": 1}], ids=repr)
+def test_names_that_are_none(names):
+    with pytest.raises(xent.errors.OptionError):
+        xent.explain(logits().detach(), Y, class_names=names)
+
+
+@dataclass
+class Output:
+    loss: Tensor
+
+
+@pytest.mark.parametrize(
+    ("loss", "do"),
+    [(Output(torch.ones(())), "pass its .loss"), ({"loss": torch.ones(())}, 'pass its ["loss"]'),
+     ((torch.ones(()), None), "pass the loss alone"), (0.5, "leave out .item()")],
+    ids=["output", "dict", "tuple", "item"],
+)  # fmt: skip
+def test_what_is_no_tensor_is_sent_to_its_loss(loss, do):
+    with pytest.raises(xent.errors.DtypeError, match=re.escape(do)):
+        xent.explain(loss)
+
+
+@pytest.mark.parametrize("n", ["5", -1, 2.0, True])
+def test_a_number_of_rows_is_one(n):
+    explanation = xent.explain(logits().detach(), Y)
+    for asked in (lambda: explanation.suspects(n), lambda: explanation.tokens(n=n), lambda: explanation.rows(n=n)):
+        with pytest.raises(xent.errors.OptionError, match="it is a number of rows"):
+            asked()
 
 
 def test_one_wrong_row_of_many_is_not_called_rounding():

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from xent.inspection._leaves import ClassSums, Leaf
 from xent.inspection._linearity import is_linear
 from xent.inspection._merge import merged
 from xent.inspection._nodes import BY_ARGUMENTS, Unreadable, edge_of
-from xent.inspection._shown_rows import Names
+from xent.inspection._shown_rows import Names, texts_of
 from xent.inspection._term import Term
 
 __all__ = ["KINDS", "explain"]
@@ -30,8 +30,8 @@ def explain(
     weight: Tensor | None = None,
     *,
     kind: str = "cross_entropy",
-    class_names: Sequence[str] | None = None,
-    row_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | Mapping[int, str] | None = None,
+    row_names: Sequence[str] | Mapping[int, str] | None = None,
     **terms: Any,
 ) -> Explanation:
     r"""Explain a loss value: every number between the logits and it, and whether they add up to it.
@@ -51,8 +51,8 @@ def explain(
         target: class indices or probabilities, as in the loss.
         weight: class weights, as in the loss.
         kind: with `target`: "cross_entropy", "nll_loss", "binary_cross_entropy" or "binary_cross_entropy_with_logits".
-        class_names: names to show for classes.
-        row_names: a text for each row, shown beside it.
+        class_names: names to show for classes, in order, or by number.
+        row_names: a text for each row, shown beside it, likewise.
         **terms: with `target`: the options of the loss (`xent.cross_entropy`, and `linear_weight`, `linear_bias`).
 
     Returns:
@@ -88,7 +88,7 @@ def explain(
         >>> xent.explain(loss)
         <Explanation: cross_entropy · mean over 2 rows · 3 classes: 0.8606, equal (0 ulp)>
     """
-    names = Names(class_names, row_names)
+    names = Names(texts_of(class_names, "class_names"), texts_of(row_names, "row_names"))
     if target is not None:
         with torch.inference_mode(False), torch.no_grad():
             explanation = explained_arguments(loss, target, weight, kind, terms, names)
@@ -101,11 +101,7 @@ def explain(
 
 def _check_loss(loss: object, weight: Tensor | None, terms: dict[str, Any]) -> None:
     if not isinstance(loss, Tensor):
-        raise DtypeError(
-            f"loss is a {type(loss).__name__}",
-            "it is a tensor with a graph",
-            "leave out .item(), or " + BY_ARGUMENTS,
-        )
+        raise DtypeError(f"loss is a {type(loss).__name__}", "it is a tensor with a graph", _instead_of(loss))
     if not loss.is_floating_point():
         raise DtypeError(f"loss has dtype {loss.dtype}", "a loss is floating point", BY_ARGUMENTS)
     if weight is not None or terms:
@@ -118,6 +114,15 @@ def _check_loss(loss: object, weight: Tensor | None, terms: dict[str, Any]) -> N
     if loss.grad_fn is None:
         why = "it is a leaf" if loss.requires_grad else "it was computed under no_grad, detached, or needs no gradient"
         raise NotExplained("loss has no graph", why, BY_ARGUMENTS)
+
+
+def _instead_of(loss: object) -> str:
+    inside = loss.get("loss") if isinstance(loss, Mapping) else getattr(loss, "loss", None)
+    if isinstance(inside, Tensor):
+        return 'pass its ["loss"]' if type(loss) is dict else "pass its .loss"
+    if isinstance(loss, (list, tuple)):
+        return "pass the loss alone"
+    return "leave out .item(), or " + BY_ARGUMENTS
 
 
 def explained_graph(loss: Tensor, names: Names) -> Explanation:

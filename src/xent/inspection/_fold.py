@@ -78,6 +78,11 @@ class Fold:
                 self(link)
         return self(edge)
 
+    def went_through(self, dtype: torch.dtype) -> None:
+        """Rows, or numbers that they are made of, were rounded to `dtype`."""
+        if dtype.is_floating_point:
+            self.coarsest = max(self.coarsest, dtype, key=lambda one: torch.finfo(one).eps)
+
     def mark(self) -> tuple[int, int]:
         """Where the reading stands, for `back_to`."""
         return len(self.leaves), len(self._known)
@@ -93,8 +98,8 @@ class Fold:
         self._known[edge.key] = values
 
     def _read(self, edge: Edge) -> Tensor:
-        if edge.name != "AccumulateGrad" and edge.dtype.is_floating_point:
-            self.coarsest = max(self.coarsest, edge.dtype, key=lambda dtype: torch.finfo(dtype).eps)
+        if edge.name != "AccumulateGrad":
+            self.went_through(edge.dtype)
         source = source_of(edge)
         if source is not None:
             return source(self, edge)

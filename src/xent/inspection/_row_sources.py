@@ -84,6 +84,7 @@ def _nll(fold: Fold, edge: Edge) -> Tensor:
 def _binary(kind: str) -> Source:
     def read(fold: Fold, edge: Edge) -> Tensor:
         input, target = _saved_or_read(edge, 0, "self"), _saved_or_read(edge, 1, "target")
+        fold.went_through(input.dtype)  # bfloat16 logits and float32 targets make a float32 loss of rounded softpluses
         pos_weight = edge.saved("pos_weight") if kind.endswith("logits") else None
         problem = Elements(input, target, edge.saved("weight"), pos_weight)
         reduction = _REDUCTION[signed(edge.saved("reduction"))]
