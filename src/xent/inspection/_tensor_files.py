@@ -150,8 +150,11 @@ def _of_table(table: Any, path: Path, name: str | None) -> NamedTensor:
     """All columns as classes, or the one asked for; a column of lists is a tensor by itself."""
     names = list(table.column_names)
     if "" in names or "__index_level_0__" in names:
-        raise DataError(f"{path} has a column without a name beside {', '.join(filter(None, names))}",
-                        "every column is a class; a frame's row numbers are none", "write it with index=False")  # fmt: skip
+        raise DataError(
+            f"{path} has a column without a name beside {', '.join(filter(None, names))}",
+            "every column is a class; a frame's row numbers are none",
+            "write it with index=False",
+        )
     if not table.num_rows:
         raise DataError(f"{path} has no rows", "a tensor has some", "write rows below the names")
     if name is not None or len(names) == 1:
