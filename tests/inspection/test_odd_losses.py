@@ -101,6 +101,14 @@ SUMS = {
     "weighted rows of a head": (lambda x: (of_head(x) * STEPS).mean(), "row weight"),
     "masked probabilities": (lambda x: (xent.cross_entropy(x, Q, reduction="none") * MASK).sum() / 4,
                              "cross_entropy · mean over 4 rows"),
+    "smoothed and selected": (
+        lambda x: CE(x, Y, label_smoothing=0.1, reduction="none")[MASK.bool()].mean(),
+        "2 rows left out by a factor of 0 · label_smoothing=0.1",
+    ),
+    "a temperature typed twice": (
+        lambda x: ((x / 2).logsumexp(1) - (x / 2)[ROWS, Y]).mean(),
+        "cross_entropy · mean over 6 rows · 5 classes",
+    ),
     "fairseq": (fairseq, "label_smoothing=0.1"),
     "the other order": (lambda x: of_one_lse(x, x.logsumexp(1)), "and logsumexp²: 0.0344"),
     "p + ε": (lambda x: -(x.softmax(1)[ROWS, Y] + 1e-9).log().mean(), "cross_entropy · mean over 6 rows · 5 classes"),
@@ -145,7 +153,7 @@ def assert_divided(words: str) -> None:
 ALONE = (
     "rows weighted", "hard examples", "the worst row", "documents", "masked", "a divergence masked",
     "targets that are logarithms", "masked elements", "weighted elements", "masked rows of a head",
-    "weighted rows of a head", "masked probabilities", "fairseq", "p above ε", "a value for each sample",
+    "weighted rows of a head", "masked probabilities", "smoothed and selected", "fairseq", "p above ε", "a value for each sample",
 )  # fmt: skip
 
 

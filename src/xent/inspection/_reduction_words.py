@@ -8,6 +8,7 @@ from dataclasses import replace
 from xent.inspection._term import Term, exact_sum
 
 _EXACT = 1e-9  # relative; factors were multiplied in float64
+_HELD = 1e-6  # relative, at most: nodes hold factors in float64, or rounded to float32, also where rows are half
 _DIGITS = 2  # significant digits of a factor that somebody would type, such as 0.1
 
 
@@ -89,7 +90,7 @@ def _mean(term: Term, denominator: float, words: str, upstream: float, tolerance
 
 def _typed(factor: float, tolerance: float) -> float:
     """A factor without what rounding added to it."""
-    return without_rounding(factor, tolerance * abs(factor))
+    return without_rounding(factor, min(tolerance, _HELD) * abs(factor))
 
 
 def without_rounding(value: float, off: float) -> float:
@@ -103,7 +104,8 @@ def _is(value: float, wanted: float, tolerance: float) -> bool:
 
 
 def _is_short(value: float, tolerance: float) -> bool:
-    return math.isfinite(value) and value != 0 and _is(value, float(f"{value:.{_DIGITS}g}"), tolerance)
+    off = min(tolerance, _HELD)
+    return math.isfinite(value) and value != 0 and _is(value, float(f"{value:.{_DIGITS}g}"), off)
 
 
 def _is_whole(value: float, tolerance: float) -> bool:

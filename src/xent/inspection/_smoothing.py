@@ -19,7 +19,7 @@ def smoothing_of(
     if factor is None or len(group.sums) != 1 or profile is False:
         return None
     spread, own = num_classes * -factor[picked.rows], -picked.factor
-    counted = picked.counted & (weight != 0)
+    counted = picked.counted & (weight != 0) & ((spread != 0) | (own != 0))  # a selection left the others out
     ratio = (spread * weight / own)[counted]
     if not len(ratio):  # nothing counts: no number says what ε was
         return 0.0, torch.full_like(own, torch.nan), torch.zeros_like(own), None, weight
