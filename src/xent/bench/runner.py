@@ -30,7 +30,7 @@ class Settings:
 
     Attributes:
         quick: small cases, few rounds.
-        only: pattern or part of the names of the cases; empty for all.
+        only: the name of a case, or a pattern or part of several; empty for all.
         without: contestants to leave out.
         only_with: the contestants to measure, beside `Question.beside`; the others' records stay. Empty for all.
         pace: rounds and seconds.
@@ -121,7 +121,8 @@ class Run:
 
     def _asked_for(self) -> list[Case]:
         cases, only = list(self.question.cases(self.settings.quick)), self.settings.only
-        found = [case for case in cases if not only or fnmatch(case.name, only) or only in case.name]
+        named = [case for case in cases if case.name == only]
+        found = named or [case for case in cases if not only or fnmatch(case.name, only) or only in case.name]
         if not found:
             raise OptionError(
                 f"--only {only!r} is in no case", f"the cases are: {', '.join(self._order)}", "pass a part of a name"
