@@ -107,8 +107,11 @@ def test_linear_names_the_baseline_and_the_products(tmp_path: Path) -> None:
 def test_contestants_join_the_records_of_others(tmp_path: Path) -> None:
     def contestants(*options: str) -> dict[str, Any]:
         run = ("linear", *SMALL, "--only", "float32-", "--no-memory", "--out", str(tmp_path), "--json")
-        return json.loads(bench(*run, *options).stdout)["contests"][0]["contestants"]
+        contest = json.loads(bench(*run, *options).stdout)["contests"][0]
+        when.append((contest["measured_at"], contest["load_before"]))
+        return contest["contestants"]
 
+    when: list[tuple[str, float]] = []
     first = contestants("--with", "naive")
     assert first["torch"] == {"note": "not measured"}
     second = contestants("--with", "torch")
@@ -121,6 +124,11 @@ def test_contestants_join_the_records_of_others(tmp_path: Path) -> None:
     third = contestants("--with", "torch", "--no-time")
     assert {**third["torch"], "gradient_error": 0} == {**second["torch"], "gradient_error": 0}
     assert third["torch"]["gradient_error"] < 1e-5
+    too_slow = contestants("--with", "chunked", "--limit", "1e-6")["chunked"]
+    assert "over the time limit" in too_slow["note"]
+    measured = contestants("--with", "chunked", "--no-time")["chunked"]  # what was said of its time is still true
+    assert measured == {**too_slow, "gradient_error": measured["gradient_error"], "loss": measured["loss"]}
+    assert when[-1] == when[-2]  # nothing was timed since
 
 
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:

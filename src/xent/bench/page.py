@@ -128,9 +128,7 @@ def short_part(result: dict[str, Any]) -> str:
     for contest in contests:
         records = [contest["contestants"].get(name, {}) for name in names]
         times = [record.get("median_ms", record.get("single_ms", float("inf"))) for record in records]
-        cells = [
-            _short_cell(record, time, time == min(times)) for record, time in zip(records, times, strict=True)
-        ]
+        cells = [_short_cell(record, time, time == min(times)) for record, time in zip(records, times, strict=True)]
         rows.append(f"| {contest['title']} | {' | '.join(cells)} |")
     head = f"| {result['machine']['cpu']}, {result['machine']['threads']} threads | "
     head += " | ".join(_whole_label(result["labels"], name) for name in names)
@@ -153,16 +151,16 @@ def _short_cell(record: dict[str, Any], milliseconds: float, fastest: bool) -> s
 
 
 def _cells(record: dict[str, Any], contest: dict[str, Any]) -> list[str]:
-    if "note" in record and "median_ms" not in record:
-        return [record["note"], "", "", "", *_memory_cells(record, contest), ""]
-    error = record.get("gradient_error")
+    error = "" if "gradient_error" not in record else f"{record['gradient_error']:.1e}"
+    if "median_ms" not in record:
+        return [record.get("note", "not timed"), "", "", "", *_memory_cells(record, contest), error]
     return [
         f"{record['median_ms']:,.4g}",
         spread(record),
         str(record["rounds"]),
         f"{record['ratio']:.2f}×" if "ratio" in record else "",
         *_memory_cells(record, contest),
-        "" if error is None else f"{error:.1e}",
+        error,
     ]
 
 

@@ -152,7 +152,8 @@ class _Contest:
 
     def hold(self) -> dict[str, Any]:
         question, case, settings = self.run.question, self.case, self.run.settings
-        self._before = self._of_file() if self.run.joins else {}
+        earlier = self._earlier() if self.run.joins else {}
+        self._before = earlier.get("contestants", {})
         records = {name: self._begun(name) for name in self._taking()}
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         if case.memory and settings.memory:
@@ -162,17 +163,20 @@ class _Contest:
         field = question.field(case)
         with grad_mode(case.backward):
             entries = self._ready(field, records)
-            timings = measure(entries, settings.pace, shown=self._doing) if settings.time else {}
+            timings = measure(entries, settings.pace, shown=self._doing) if settings.time and entries else {}
         self._enter(records, timings)
         if self.run.joins:
             self.run.read_again()
-            self._before = self._of_file()
+            earlier = self._earlier()
+            self._before = earlier.get("contestants", {})
             records = self._joined(records)
+        timed = {"measured_at": results.now(), "load_before": load}
+        if not settings.time:  # the times of the file, and when they were taken, stay
+            timed = {name: earlier.get(name, value) for name, value in timed.items()}
         return {
             **{name: getattr(case, name) for name in ("name", "group", "title", "dtype", "shape", "backward")},
             **{name: getattr(case, name) for name in ("num_logits", "logits_bytes", "gradient_bytes")},
-            "measured_at": results.now(),
-            "load_before": load,
+            **timed,
             "backend": field.backend(),
             "contestants": records,
             "needs": [need.verdict(records) for need in case.needs],
@@ -183,10 +187,10 @@ class _Contest:
         settings, known = self.run.settings, self._before.get(name, {})
         return "gradient_error" not in known and not (settings.time and settings.only_with)
 
-    def _of_file(self) -> dict[str, dict[str, Any]]:
-        """The records of this contest that were measured before."""
+    def _earlier(self) -> dict[str, Any]:
+        """This contest as the file has it."""
         found = [contest for contest in self.run.results["contests"] if contest["name"] == self.case.name]
-        return found[0]["contestants"] if found else {}
+        return found[0] if found else {}
 
     def _taking(self) -> list[str]:
         """Who takes part."""
@@ -218,7 +222,8 @@ class _Contest:
             if new is None or ("median_ms" in before and not asked):
                 joined[name] = self._beside_before(name) or {"note": "not measured"}
             else:
-                dropped = _TIMES if self.run.settings.time else ("note", "at_least_ms")
+                untimed = () if "single_ms" in before else ("note", "at_least_ms")  # a note on a time is still true
+                dropped = _TIMES if self.run.settings.time else untimed
                 timed = "median_ms" in before and not self.run.settings.time
                 kept = {key: value for key, value in before.items() if key not in dropped}
                 joined[name] = {**kept, **({k: v for k, v in new.items() if k not in _TIMES} if timed else new)}
