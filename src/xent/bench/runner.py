@@ -153,7 +153,7 @@ class _Contest:
     def hold(self) -> dict[str, Any]:
         question, case, settings = self.run.question, self.case, self.run.settings
         earlier = self._earlier() if self.run.joins else {}
-        self._before = earlier.get("contestants", {})
+        self._before: dict[str, dict[str, Any]] = earlier.get("contestants", {})
         records = {name: self._begun(name) for name in self._taking()}
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         if case.memory and settings.memory:
