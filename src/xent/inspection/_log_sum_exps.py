@@ -90,10 +90,13 @@ def log_sum_exp(fold: Fold, edge: Edge) -> Tensor:
 
 
 def power(fold: Fold, edge: Edge) -> Tensor:
-    behind, exponent = edge.operands[0], float(edge.saved("exponent"))
-    if behind is None:
-        raise Unreadable(edge)
+    behind, exponent = edge.operands[0], edge.saved("exponent")
+    if behind is None or any(each is not None for each in edge.operands[1:]) or edge.name.endswith("2"):
+        raise Unreadable(edge)  # a power of a number, or one whose exponent is learnt
     values = fold(behind)
+    if isinstance(exponent, Tensor) and exponent.numel() != 1:
+        return values ** exponent.detach().double().cpu()
+    exponent = float(exponent)
     lse = fold.leaves[-1] if fold.leaves else None
     if exponent == 2 and isinstance(lse, LogSumExps) and lse.values is values:
         squared = LogSumExps(lse.values.square(), lse.base, lse.class_dim, squared=True)
