@@ -22,7 +22,11 @@ def is_squeezed(logits: Edge, embeddings: set[Any], rows: TokenRows) -> bool:
 
     So it does in an autoencoder: it writes again what it read, and can't copy it.
     """
-    return any(not any(_has_positions(shape, rows) for shape in shapes) for shapes in _on_every_way(logits, embeddings))
+    for shapes in _on_every_way(logits, embeddings):
+        together = (len(shapes), *shapes[0])  # positions that were taken apart, one result for each
+        if not any(_has_positions(shape, rows) for shape in (*shapes, together)):
+            return True
+    return False
 
 
 def _has_positions(shape: Shape, rows: TokenRows) -> bool:
