@@ -44,7 +44,7 @@ class _Waiting:
         return self.backwards > 0 or self.held is gradient
 
     def was_added_to(self, gradient: Tensor | None) -> bool:
-        """Whether a pass that just ended did nothing but add to it: in place, or with `create_graph` in a new tensor."""
+        """Whether a pass that just ended only added to it: in place, or with `create_graph` in a new tensor."""
         if gradient is None or self.held is None:
             return False
         return gradient.requires_grad or (gradient is self.held and gradient._version == self.version + 1)

@@ -90,7 +90,7 @@ def test_a_compiled_step_compiles_none_of_ours(tmp_path: Path, of_a_program: boo
         traced.append(graph)
         return graph.forward
 
-    step = torch.compile(lambda: optimizer.step(), backend=backend)
+    step = torch.compile(optimizer.step, backend=backend)
     out = tmp_path / "run"
     watching = ProgramWatching(out, 1, {}) if of_a_program else xent.watch(model, optimizer, out, every=1)
     with watching:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from xent.inspection.examination import _sessions
 from xent.inspection._hooks import ForwardHook, eager, is_nested_step, is_within_step
+from xent.inspection.examination import _sessions
 from xent.inspection.examination._events import LossCall
 from xent.inspection.watching import _listening
 from xent.inspection.watching._clock import Clock
@@ -253,7 +253,7 @@ class Recording:
         self._prepare()
 
     def _leave_out_failed_step(self) -> None:
-        """torch calls no hook after a step that raised: the program caught that, and the next step begins anew."""
+        """After a step that raised torch calls no hook: the program caught that, and the next step begins anew."""
         self._inside = 0
         self._rest()
         self._prepare()
