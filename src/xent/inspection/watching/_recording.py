@@ -306,7 +306,7 @@ class Recording:
         if not self._batches.is_empty or len(self.subjects.optimizers) == 1:
             self.write("step", step=step, **self._batches.to_dict(), ruler=self._ruler.to_dict(),
                        learning_rates=_learning_rates(optimizer), seconds=dict(clock.seconds),
-                       rows_per_second=self._batches.rows / (clock.total or 1.0), **self._which(optimizer))  # fmt: skip
+                       rows_per_second=self._batches.rows_in(clock.total), **self._which(optimizer))  # fmt: skip
         self._paid("plain")
         if self._norms is not None:
             self.write("layers", step=step, layers=self._norms.after())
