@@ -29,6 +29,7 @@ class Step(NamedTuple):
     learning_rates: tuple[float | None, ...]
     rows_per_second: float | None
     seconds: tuple[float | None, ...]  # of PARTS
+    optimizer: int | None  # its number, where there are several
 
 
 @dataclass
@@ -128,6 +129,7 @@ class Records:
                 tuple(as_finite(rate) for rate in as_list(record.get("learning_rates"))[:8]),
                 as_finite(record.get("rows_per_second")),
                 tuple(as_finite(seconds.get(part)) for part in PARTS),
+                as_whole(record.get("optimizer")),
             )
         )
 
