@@ -67,7 +67,7 @@ class StepLedger:
             shown = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
             raise OptionError(f"loss is {shown}", "a loss is a tensor with one number", "pass the reduced loss")
         if not self.losses.given:
-            self.losses.values.clear()
+            self.losses.forget(len(self.losses.values))
         self.losses.given = True
         self.losses.note(loss)
         if self._walk is not None:
