@@ -34,7 +34,8 @@ def _has_positions(shape: Shape, rows: TokenRows) -> bool:
     batch, length = rows.target.shape
     sizes = [size for size in shape if size != 1]
     if len(sizes) > 2:
-        return sizes.count(length) > (batch == length) or sizes.count(length + rows.offset) > 0
+        lengths = {length, length + rows.offset}
+        return sum(size in lengths for size in sizes) > (batch in lengths)
     return len(sizes) == 2 and 2 * sizes[0] >= int(rows.counted.sum())
 
 
