@@ -187,3 +187,15 @@ def test_a_lazy_layer_without_a_batch_gets_a_sentence():
     for watched in (lambda: xent.step(model, optimizer), lambda: xent.watch(model, optimizer)):
         with pytest.raises(OptionError, match=r"0\.weight has no shape yet.*call the model once before"):
             watched()
+
+
+def test_parameters_that_an_optimizer_gets_in_the_block():
+    model = net()
+    optimizer = torch.optim.Adam(model[2].parameters(), lr=0.01)
+    with xent.step(model, optimizer) as ledger:
+        F.cross_entropy(model(X), Y).backward()
+        optimizer.add_param_group({"params": model[0].parameters(), "lr": 0.001})
+        optimizer.step()
+    assert not any(one.record.notes or one.unknown for one in ledger.accounts)
+    assert [one.equality.ulps for one in ledger.accounts] == [0.0] * 4
+    assert len(ledger.sets.optimized) == 4

@@ -208,6 +208,7 @@ class StepEvents:
                 if record is None or parameter.grad is None:
                     continue
                 record.group, record.options, record.route = place, of_optimizer.groups[place], route
+                record.optimizer = number if record.optimizer is None else record.optimizer  # add_param_group
                 self._take_parameter(parameter, record, optimizer, scale)
                 taken.append((parameter, record))
                 pair = _unscaled_pair(record, of_optimizer.unscaled)
@@ -233,11 +234,15 @@ class StepEvents:
         record.before = copied(parameter)
         state = optimizer.state.get(parameter, {})
         record.state = {name: copied(value) if isinstance(value, Tensor) else value for name, value in state.items()}
-        entry = self._entry[id(parameter)]
-        if not record.steps and fingerprint(parameter) != entry[0]:
+        if not record.steps and self._is_changed(parameter):
             record.notes.append("changed outside the optimizer before the step")
         if record.raw is None:
             record.raw = record.gradient
+
+    def _is_changed(self, parameter: Tensor) -> bool:
+        """Whether it was written to since the block began; of one that no optimizer had then by its version."""
+        printed = self._entry[id(parameter)][0]
+        return ((parameter._version,) if len(printed) == 1 else fingerprint(parameter)) != printed
 
     def _take_raw(self, parameter: Tensor, record: ParameterRecord) -> None:
         """What backward left for the parameter; nothing where a gradient came otherwise."""
@@ -272,7 +277,7 @@ class StepEvents:
     def _note_exit(self, parameter: Tensor, record: ParameterRecord) -> None:
         if record.after is None:
             self._take_raw(parameter, record)
-        printed, place, version = self._entry[id(parameter)]
+        _, place, version = self._entry[id(parameter)]
         if parameter.data_ptr() != place:
             record.notes.append("its storage was replaced (param.data = …, or .to())")
         if record.after is not None:
@@ -280,7 +285,7 @@ class StepEvents:
                 record.notes.append("changed outside the optimizer after the step")
         elif record.optimizer is not None:
             record.unstepped = summary(parameter)
-            if fingerprint(parameter) != printed:
+            if self._is_changed(parameter):
                 record.notes.append("changed, and no optimizer stepped it")
         elif parameter._version != version:
             record.notes.append("written to, and in no optimizer")

@@ -14,6 +14,8 @@ from torch import nn
 import xent
 from tests.inspection.test_step_order import FailsOnce
 from tests.inspection.watching.test_watch import _strict, loop, records, small  # noqa: F401
+from xent.cli._program import Program
+from xent.cli._watched_program import _name_of
 from xent.inspection.watching._program_watching import ProgramWatching
 
 
@@ -101,6 +103,12 @@ def test_a_compiled_step_compiles_none_of_ours(tmp_path: Path, of_a_program: boo
     assert [record["step"] for record in records(out / "records.jsonl", "step")] == [1, 2, 3, 4]
     assert all(record["ledger"]["equality"]["ulps"] <= 4 for record in records(out / "records.jsonl", "ledger"))
     assert len(traced) <= 2  # the step, and what is around it
+
+
+def test_a_run_is_called_after_its_program():
+    """Not after the package: `-m package.train` and `-m package.evaluate` are two programs."""
+    assert _name_of(Program(None, "package.train", ())) == "train"
+    assert _name_of(Program("some/train.v2.py", None, ())) == "train.v2"
 
 
 def test_a_wrapper_with_weights_of_its_own_is_part_of_the_model(tmp_path: Path):
