@@ -274,6 +274,44 @@ def test_narrow_and_dark(reader, tmp_path, digits):
         time.sleep(0.05)
 
 
+def test_long_names_and_lines_on_a_narrow_page(reader, tmp_path):
+    """Names of layers differ in their ends; a line of the user's code is as long as it is."""
+    names = [f"model.{'a_module_with_a_long_name.' * 3}{number}" for number in range(3)]
+    norms = {"gradient_norm": 1.0, "update_norm": 0.1, "weight_norm": 2.0, "update_ratio": 0.05, "dead_fraction": None}
+    layers = [{"kind": "layers", "step": n, "layers": [{"name": name, **norms} for name in names]} for n in (1, 2)]
+    finding = {"kind": "finding", "step": 2, "rule": "x", "source": "loss = F.cross_entropy(" + "logits, " * 30 + ")"}
+    run = write(tmp_path / "x", [header(layers=names), step(1, 2.0), step(2, 1.9), *layers, finding])
+    command = reader.driver.execute_cdp_cmd
+    command(
+        "Emulation.setDeviceMetricsOverride", {"width": 400, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    )
+    try:
+        opened(reader, tmp_path, run)
+        for tab in ("findings", "gradients"):
+            choose(reader, tab)
+            assert reader.js("return document.documentElement.scrollWidth") <= 400, tab
+    finally:
+        command("Emulation.clearDeviceMetricsOverride", {})
+    shown = reader.js("return [...document.querySelectorAll('#chart-layer-heat svg text')].map((t) => t.textContent)")
+    assert {text[-2:] for text in shown if text.startswith("…")} == {".0", ".1", ".2"}, shown
+
+
+def test_the_head_tells_a_lost_loss_and_names_no_unit_that_it_does_not_know(reader, tmp_path):
+    figures = "return [...document.querySelectorAll('#figures > *')].map((e) => e.textContent)"
+    opened(reader, tmp_path, write(tmp_path / "x", [header(), step(1, 2.0), step(2, "nan"), step(3, "nan")]))
+    assert "train, since step 2nan nats" in "|".join(reader.js(figures))
+    assert "From step 2 on no loss is finite." in reader.one("#panel").text
+    unknown = step(1, 5.0, sum_nll=None, count=None, rows_per_second=None, ruler={})
+    opened(reader, tmp_path, write(tmp_path / "y", [header(), unknown]))
+    assert "nats" not in "|".join(reader.js(figures)) + reader.one("#panel").text
+    turns = [step(n, float(n), optimizer=n % 2) for n in range(1, 5)]
+    opened(reader, tmp_path, write(tmp_path / "z", [header(), *turns]))
+    shown = "|".join(reader.js(figures))
+    assert "train, optimizer 04.0000 nats" in shown
+    assert "train, optimizer 13.0000 nats" in shown
+    assert reader.complaints() == []
+
+
 def test_a_hundred_thousand_steps(reader, tmp_path):
     steps = (step(n, 2 + math.sin(n / 9) / 2 + (5 if n == 4321 else 0)) for n in range(1, 100_001))
     run = write(tmp_path / "x", [header(), *steps])

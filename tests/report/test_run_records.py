@@ -94,6 +94,36 @@ def test_numbers_that_are_not_finite_are_said_and_not_drawn(tmp_path):
     assert [point[2] for point in found["loss"]] == [2.0, None, None, 1.0]
 
 
+def test_a_loss_that_is_lost_is_the_last_one(tmp_path):
+    """The last finite loss of a run that ended in NaN is not what it came to."""
+    ends = {"x": [2.0, "nan", 1.9, "inf", "nan"], "y": [2.0, "nan", 1.9], "z": []}
+    found = [
+        data_of(write(tmp_path / name, [header(), *(step(n, loss) for n, loss in enumerate(losses, 1))]))["runs"][0]
+        for name, losses in ends.items()
+    ]
+    assert found[0]["lost"]["since"] == 4
+    assert math.isnan(found[0]["lost"]["value"])
+    assert [one["lost"] for one in found[1:]] == [None, None]
+
+
+def test_a_loss_without_a_count_is_in_no_known_unit(tmp_path):
+    unknown = [step(n, 5.0, sum_nll=None, count=None, rows_per_second=None) for n in (1, 2)]
+    (run,) = data_of(write(tmp_path / "x", [header(), *unknown]))["runs"]
+    assert (run["in_nats"], run["throughput"]) == (False, [])
+    (run,) = data_of(write(tmp_path / "y", [header(), *unknown, step(3, 2.0)]))["runs"]
+    assert run["in_nats"]
+
+
+def test_optimizers_that_step_in_turn_have_a_curve_each(tmp_path):
+    steps = [step(n, float(n), optimizer=n % 2, learning_rates=[0.1 * (n % 2)]) for n in range(1, 7)]
+    (run,) = data_of(write(tmp_path / "x", [header(), *steps]))["runs"]
+    assert [turn["optimizer"] for turn in run["turns"]] == [0, 1]
+    assert [[point[2] for point in turn["loss"]] for turn in run["turns"]] == [[2, 4, 6], [1, 3, 5]]
+    assert [[point[2] for point in turn["rates"]] for turn in run["turns"]] == [[0, 0, 0], [0.1, 0.1, 0.1]]
+    (run,) = data_of(write(tmp_path / "y", [header(), *(step(n, 1.0, optimizer=0) for n in (1, 2))]))["runs"]
+    assert run["turns"] == []  # another optimizer that steps on the same losses has no records of its own
+
+
 def test_a_curve_of_many_steps_keeps_its_ends_and_its_true_mean(tmp_path):
     """2,000 steps, one spike, batches of two sizes: the mean of a bucket is Σ nll ÷ Σ count, within float rounding."""
     counts = [64 if number % 2 else 16 for number in range(1, 2001)]
@@ -175,6 +205,17 @@ def test_a_run_whose_steps_know_no_classes_has_the_ruler_of_its_evaluations(tmp_
     evaluation = {"kind": "evaluation", "step": 1, "split": "train", "loss": 1.0, "count": 4, "ruler": measured}
     run = write(tmp_path / "x", [header(), step(1, 1.0, ruler=nothing), evaluation, step(2, 1.0, ruler=nothing)])
     assert data_of(run)["runs"][0]["ruler"]["uniform"] == 2.5
+
+
+def test_the_label_prior_is_that_of_the_data_where_an_evaluation_knows_it(tmp_path):
+    seen = {"floor": 0.1, "prior": 2.2975, "uniform": 2.3026, "num_classes": 10}
+    data = {"floor": 0.0, "prior": 2.3010, "uniform": 2.3026, "num_classes": 10}
+    evaluation = {"kind": "evaluation", "step": 1, "split": "train", "loss": 1.0, "count": 4, "ruler": data}
+    run = write(tmp_path / "x", [header(), evaluation, step(2, 1.0, ruler=seen)])
+    assert data_of(run)["runs"][0]["ruler"] == {"floor": 0.1, "prior": 2.3010, "uniform": 2.3026, "classes": 10}
+    evaluation["ruler"] = data | {"num_classes": 12}
+    other = write(tmp_path / "y", [header(), evaluation, step(2, 1.0, ruler=seen)])
+    assert data_of(other)["runs"][0]["ruler"]["prior"] == 2.2975
 
 
 def test_micro_batches_of_one_size_have_one_mean(tmp_path):

@@ -39,7 +39,7 @@ class WatchedProgram:
 
     def run(self, program: Program) -> int:
         """Run the program, say where its records are; its status."""
-        self._name = Path(program.script or program.module or "watch").stem
+        self._name = _name_of(program)
         when_torch_arrives(self._begin)
         self._end_on_termination()
         ending = run(program)
@@ -97,6 +97,10 @@ class WatchedProgram:
             os.kill(os.getpid(), number)
 
         signal.signal(signal.SIGTERM, terminated)
+
+
+def _name_of(program: Program) -> str:
+    return Path(program.script).stem if program.script else (program.module or "watch").rpartition(".")[2]
 
 
 def _words(ending: Ending) -> tuple[str, str | None]:

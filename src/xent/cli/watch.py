@@ -38,7 +38,7 @@ def watch(
         int | None,
         typer.Option(
             metavar="N",
-            help="Record every N steps. [dim]default: those that 3 % of the time pays for[/dim]",
+            help="Record every N steps. [dim]default: as many as 1.3 % of the time pays for, 0.3 % of long steps[/dim]",
         ),
     ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write scalars for TensorBoard too.")] = False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from xent.inspection._measuring import Rerun
 from xent.inspection._parameter_account import ParameterAccount
 from xent.inspection._promise import Promise
 from xent.inspection._step_equality import StepEquality
-from xent.inspection._step_records import LossRecord, OptimizerRecord
+from xent.inspection._step_records import LossRecord, OptimizerRecord, ParameterRecord
 from xent.inspection._tensor_copies import same_bits
 from xent.inspection._watched_parameters import Watched
 from xent.report import Receipt, ResultTable
@@ -40,11 +40,8 @@ class StepLedger:
         self, watched: Watched, optimizers: list[OptimizerRecord], losses: LossRecord, rerun: Rerun,
         walk: Callable[[Tensor], None],
     ) -> None:  # fmt: skip
-        self.accounts = tuple(
-            ParameterAccount(record, None if record.optimizer is None else optimizers[record.optimizer])
-            for _, record in watched.parameters
-        )
         self.optimizers, self.losses = tuple(optimizers), losses
+        self.accounts = self._accounts([record for _, record in watched.parameters])
         self.loss_after: float | None = None
         self.is_open = True
         self._has_model = any(record.registered for _, record in watched.parameters)
@@ -52,9 +49,16 @@ class StepLedger:
         self._rerun = rerun
         self._walk: Callable[[Tensor], None] | None = walk
 
+    def _accounts(self, records: Sequence[ParameterRecord]) -> tuple[ParameterAccount, ...]:
+        return tuple(
+            ParameterAccount(record, None if record.optimizer is None else self.optimizers[record.optimizer])
+            for record in records
+        )
+
     def close(self) -> None:
         """The block is over; nothing is left that would keep the model alive."""
         self.is_open, self._walk = False, None
+        self.accounts = self._accounts([account.record for account in self.accounts])  # some got their optimizer in it
 
     # what the user tells it
 
@@ -67,7 +71,7 @@ class StepLedger:
             shown = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
             raise OptionError(f"loss is {shown}", "a loss is a tensor with one number", "pass the reduced loss")
         if not self.losses.given:
-            self.losses.values.clear()
+            self.losses.forget(len(self.losses.values))
         self.losses.given = True
         self.losses.note(loss)
         if self._walk is not None:

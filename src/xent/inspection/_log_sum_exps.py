@@ -90,10 +90,13 @@ def log_sum_exp(fold: Fold, edge: Edge) -> Tensor:
 
 
 def power(fold: Fold, edge: Edge) -> Tensor:
-    behind, exponent = edge.operands[0], float(edge.saved("exponent"))
-    if behind is None:
-        raise Unreadable(edge)
+    behind, exponent = edge.operands[0], edge.saved("exponent")
+    if behind is None or any(each is not None for each in edge.operands[1:]) or edge.name.endswith("2"):
+        raise Unreadable(edge)  # a power of a number, or one whose exponent is learnt
     values = fold(behind)
+    if isinstance(exponent, Tensor) and exponent.numel() != 1:
+        return values ** exponent.detach().double().cpu()
+    exponent = float(exponent)
     lse = next((leaf for leaf in fold.leaves if _is_lse(leaf, values)), None) if exponent == 2 else None
     if isinstance(lse, LogSumExps):
         squared = LogSumExps(lse.values.square(), lse.base, lse.class_dim, squared=True)

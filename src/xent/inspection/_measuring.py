@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xent.errors import ShapeError
+from xent.inspection._hooks import ForwardHook
 from xent.inspection._patches import RandomState
 from xent.inspection._tensor_copies import copied, same_bits
 
@@ -36,7 +37,7 @@ class Rerun:
         """Note the random state at the first forward pass from here on."""
         model = self.model
         if model is not None and getattr(model, "_compiled_call_impl", None) is None:
-            stack.callback(model.register_forward_pre_hook(self._forward_begins).remove)
+            stack.callback(model.register_forward_pre_hook(ForwardHook(self._forward_begins)).remove)
 
     def _forward_begins(self, module: nn.Module, args: Any) -> None:
         if not self._seen:

@@ -9,10 +9,13 @@ from typing import Any
 
 import torch
 
+from xent.inspection._hooks import eager
+
 
 def listened(stack: ExitStack, owner: Any, name: str, before: Callable[..., Any], after: Callable[..., Any]) -> None:
     """Call `before` with the arguments of every call of owner.name and `after` with what it gave and the arguments."""
     original = getattr(owner, name)
+    before, after = eager(before), eager(after)
 
     @wraps(original)
     def heard(*args: Any, **kwargs: Any) -> Any:

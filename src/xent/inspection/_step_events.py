@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,12 +11,43 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from xent.inspection._gradient_changes import Pair, change_between
+from xent.inspection._hooks import eager, is_nested_step
 from xent.inspection._patches import listened
 from xent.inspection._reach import leaves_behind
 from xent.inspection._step_records import LossRecord, OptimizerRecord, ParameterRecord
 from xent.inspection._tensor_copies import copied, fingerprint, same_bits
 from xent.inspection._tensor_summary import summary
 from xent.inspection._watched_parameters import Watched, named, route_of
+
+
+@dataclass
+class _Waiting:
+    """The gradient that the next step of a parameter finds.
+
+    Attributes:
+        raw: as backward left it.
+        held: the tensor in `.grad` that this is a copy of, and its version then.
+        backwards: how many passes of the block added to it since it was cleared.
+        onto_old: whether the first of them added to a gradient that was there before the block.
+        is_stepped: whether a step has had it.
+    """
+
+    raw: Tensor | None = None
+    held: Tensor | None = None
+    version: int = 0
+    backwards: int = 0
+    onto_old: bool = False
+    is_stepped: bool = False
+
+    def holds(self, gradient: Tensor | None) -> bool:
+        """Whether it is still the gradient, and not one that somebody put in its place by hand."""
+        return self.backwards > 0 or self.held is gradient
+
+    def was_added_to(self, gradient: Tensor | None) -> bool:
+        """Whether a pass that just ended only added to it: in place, or with `create_graph` in a new tensor."""
+        if gradient is None or self.held is None:
+            return False
+        return gradient.requires_grad or (gradient is self.held and gradient._version == self.version + 1)
 
 
 class StepEvents:
@@ -27,7 +59,8 @@ class StepEvents:
         self._depth = [0] * len(optimizers)
         self._taken: list[list[tuple[Tensor, ParameterRecord]] | None] = [None] * len(optimizers)
         self._entry: dict[int, tuple[Any, ...]] = {}
-        self._old_gradients: dict[int, tuple[Tensor, int]] = {}
+        self._waiting: dict[int, _Waiting] = {}
+        self._losses_before: list[int] = [0] * len(optimizers)  # how many each optimizer's last step had
 
     def start(self, *, hears_steps: bool = True) -> None:
         """Begin to listen; to steps too, unless somebody who does calls `step_begins` and `step_ended`."""
@@ -38,8 +71,8 @@ class StepEvents:
                     handle = parameter.register_post_accumulate_grad_hook(self._gradient_arrived)
                     self._stack.callback(handle.remove)
             for optimizer in self.watched.optimizers if hears_steps else ():
-                self._stack.callback(optimizer.register_step_pre_hook(self.step_begins).remove)
-                self._stack.callback(optimizer.register_step_post_hook(self.step_ended).remove)
+                self._stack.callback(optimizer.register_step_pre_hook(eager(self.step_begins)).remove)
+                self._stack.callback(optimizer.register_step_post_hook(eager(self.step_ended)).remove)
             listened(self._stack, torch.autograd, "backward", self._backward_begins, lambda *args, **kwargs: None)
             scaler = torch.amp.GradScaler  # pyright: ignore[reportPrivateImportUsage]
             listened(self._stack, scaler, "unscale_", lambda one, *args: one.get_scale(), self._unscaled)
@@ -54,7 +87,7 @@ class StepEvents:
         self._compare_names()
         self.losses.unscaled = max((one.unscaled for one in self.optimizers), default=1.0)
         self._entry.clear()
-        self._old_gradients.clear()
+        self._waiting.clear()
 
     # what was there before
 
@@ -65,15 +98,15 @@ class StepEvents:
         )  # fmt: skip
         gradient = parameter.grad
         if gradient is not None and mine:
-            record.raw = copied(gradient)
-            self._old_gradients[id(parameter)] = (gradient, gradient._version)
+            self._waiting[id(parameter)] = _Waiting(copied(gradient), gradient, gradient._version)
 
     # backward
 
     def _backward_begins(self, tensors: Any, *args: Any, **kwargs: Any) -> None:
         roots = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+        again = any(taken is not None for taken in self._taken)  # a closure's further evaluations, of moved parameters
         for root in roots:
-            if not self.losses.given:
+            if not self.losses.given and not again:
                 self.losses.note(root)
             self.walk(root)
 
@@ -92,16 +125,15 @@ class StepEvents:
         if record is None:
             return
         record.reached = True
-        if not record.backwards:
-            record.onto_old = self._is_old(parameter)
-        record.backwards += 1
-        if parameter.grad is not None and record.optimizer is not None:
-            record.raw = copied(parameter.grad)
-
-    def _is_old(self, parameter: Tensor) -> bool:
-        """Whether the gradient is the one of before with nothing done to it but this one addition."""
-        gradient, version = self._old_gradients.pop(id(parameter), (None, 0))
-        return gradient is not None and parameter.grad is gradient and gradient._version == version + 1
+        gradient, waiting = parameter.grad, self._waiting.get(id(parameter), _Waiting())
+        if waiting.is_stepped or (waiting.backwards and not waiting.was_added_to(gradient)):
+            waiting = _Waiting()
+        if not waiting.backwards:
+            waiting.onto_old = waiting.was_added_to(gradient)
+        self._waiting[id(parameter)] = waiting
+        waiting.backwards += 1
+        if gradient is not None and record.optimizer is not None:
+            waiting.raw, waiting.held, waiting.version = copied(gradient), gradient, gradient._version
 
     # GradScaler
 
@@ -134,6 +166,8 @@ class StepEvents:
         number = self._number(optimizer)
         if number is None:
             return None
+        if self._depth[number] and not is_nested_step(lambda one: one is optimizer):
+            self._depth[number] = 0  # torch calls no hook after a step that failed
         self._depth[number] += 1
         if self._depth[number] > 1:  # a step that calls its super().step() runs the hooks twice
             return None
@@ -144,11 +178,7 @@ class StepEvents:
             return None
 
         def closure_first(*given: Any) -> Any:
-            try:
-                loss = closure(*given)
-            except BaseException:
-                self._depth[number] = 0  # torch calls no hook after a step that failed
-                raise
+            loss = closure(*given)
             self._take(number, optimizer)  # torch's steps call the closure first, then use the gradients
             return loss
 
@@ -163,6 +193,9 @@ class StepEvents:
         taken: list[tuple[Tensor, ParameterRecord]] = []
         self._taken[number] = taken
         of_optimizer = self.optimizers[number]
+        if of_optimizer.steps:
+            self._forget_losses(number)
+        self._losses_before[number] = len(self.losses.values)
         of_optimizer.groups = [_options(group) for group in optimizer.param_groups]
         scale = getattr(optimizer, "grad_scale", None)
         if scale is not None:
@@ -175,6 +208,7 @@ class StepEvents:
                 if record is None or parameter.grad is None:
                     continue
                 record.group, record.options, record.route = place, of_optimizer.groups[place], route
+                record.optimizer = number if record.optimizer is None else record.optimizer  # add_param_group
                 self._take_parameter(parameter, record, optimizer, scale)
                 taken.append((parameter, record))
                 pair = _unscaled_pair(record, of_optimizer.unscaled)
@@ -182,22 +216,42 @@ class StepEvents:
                     pairs.append(pair)
         of_optimizer.change = change_between(pairs)
 
+    def _forget_losses(self, number: int) -> None:
+        """The losses of an optimizer's earlier step are not those of the one that comes, which is the one shown."""
+        earlier = self._losses_before[number]
+        self.losses.forget(earlier)
+        self._losses_before = [max(0, known - earlier) for known in self._losses_before]
+
     def _take_parameter(
         self, parameter: Tensor, record: ParameterRecord, optimizer: Optimizer, scale: Tensor | None
     ) -> None:
         gradient = copied(parameter.grad) if parameter.grad is not None else torch.zeros_like(parameter)
         if scale is not None:  # a fused kernel unscales by itself
             gradient = gradient / scale.to(gradient.device)
+        self._take_raw(parameter, record)
         alike = record.raw is not None and same_bits(record.raw, gradient)
         record.gradient = record.raw if alike else gradient
         record.before = copied(parameter)
         state = optimizer.state.get(parameter, {})
         record.state = {name: copied(value) if isinstance(value, Tensor) else value for name, value in state.items()}
-        entry = self._entry[id(parameter)]
-        if not record.steps and fingerprint(parameter) != entry[0]:
+        if not record.steps and self._is_changed(parameter):
             record.notes.append("changed outside the optimizer before the step")
         if record.raw is None:
             record.raw = record.gradient
+
+    def _is_changed(self, parameter: Tensor) -> bool:
+        """Whether it was written to since the block began; of one that no optimizer had then by its version."""
+        printed = self._entry[id(parameter)][0]
+        return ((parameter._version,) if len(printed) == 1 else fingerprint(parameter)) != printed
+
+    def _take_raw(self, parameter: Tensor, record: ParameterRecord) -> None:
+        """What backward left for the parameter; nothing where a gradient came otherwise."""
+        waiting = self._waiting.get(id(parameter))
+        if waiting is None or not waiting.holds(parameter.grad):
+            record.raw, record.backwards, record.onto_old = None, 0, False
+            return
+        waiting.is_stepped = True
+        record.raw, record.backwards, record.onto_old = waiting.raw, waiting.backwards, waiting.onto_old
 
     def step_ended(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """A hook of torch's optimizers."""
@@ -221,7 +275,9 @@ class StepEvents:
     # how it was left
 
     def _note_exit(self, parameter: Tensor, record: ParameterRecord) -> None:
-        printed, place, version = self._entry[id(parameter)]
+        if record.after is None:
+            self._take_raw(parameter, record)
+        _, place, version = self._entry[id(parameter)]
         if parameter.data_ptr() != place:
             record.notes.append("its storage was replaced (param.data = …, or .to())")
         if record.after is not None:
@@ -229,7 +285,7 @@ class StepEvents:
                 record.notes.append("changed outside the optimizer after the step")
         elif record.optimizer is not None:
             record.unstepped = summary(parameter)
-            if fingerprint(parameter) != printed:
+            if self._is_changed(parameter):
                 record.notes.append("changed, and no optimizer stepped it")
         elif parameter._version != version:
             record.notes.append("written to, and in no optimizer")

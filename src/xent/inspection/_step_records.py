@@ -118,7 +118,7 @@ class LossRecord:
         unscaled: the scale that a GradScaler had multiplied them with.
         strangers: leaves that reach a loss, and that neither model nor optimizer has: their shapes.
         seen: whether a graph was walked.
-        resolution: what the dtype of the losses can tell apart at their size.
+        resolutions: what the dtype of each can tell apart at its size.
     """
 
     values: list[float] = field(default_factory=list)
@@ -126,14 +126,23 @@ class LossRecord:
     unscaled: float = 1.0
     strangers: list[tuple[int, ...]] = field(default_factory=list)
     seen: bool = False
-    resolution: float = 0.0
+    resolutions: list[float] = field(default_factory=list)
 
     def note(self, loss: Tensor) -> None:
         """Add a loss."""
         single = loss.numel() == 1
         self.values.append(float(loss.detach()) if single else float("nan"))
-        if single and loss.is_floating_point():
-            self.resolution += torch.finfo(loss.dtype).eps * abs(self.values[-1])
+        is_real = single and loss.is_floating_point()
+        self.resolutions.append(torch.finfo(loss.dtype).eps * abs(self.values[-1]) if is_real else 0.0)
+
+    def forget(self, count: int) -> None:
+        """Leave out the first losses: those of an earlier step."""
+        del self.values[:count], self.resolutions[:count]
+
+    @property
+    def resolution(self) -> float:
+        """What the dtypes of the losses can tell apart in their sum."""
+        return sum(self.resolutions)
 
     @property
     def total(self) -> float | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from xent.errors import DtypeError, OptionError
@@ -61,7 +62,21 @@ def watched(model: Any, optimizer: Any) -> Watched:
     return found
 
 
+def check_shape(name: str, parameter: Tensor) -> None:
+    """Refuse what a lazy layer has before its first batch.
+
+    Raises:
+        OptionError: the parameter has no shape yet.
+    """
+    if is_lazy(parameter):
+        raise OptionError(
+            f"parameter {name} has no shape yet", "a lazy layer learns it from its first batch",
+            "call the model once before, on any batch: model(batch)",
+        )  # fmt: skip
+
+
 def _record(name: str, parameter: Tensor, registered: bool | None) -> ParameterRecord:
+    check_shape(name, parameter)
     record = ParameterRecord(name, tuple(parameter.shape), parameter.dtype, registered=registered)
     record.trainable = parameter.requires_grad
     return record

@@ -23,6 +23,18 @@ def test_a_short_run_has_a_curve_whatever_a_record_costs() -> None:
     assert recorded(Schedule(None), range(1, 91)) == [1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64]
 
 
+def test_a_short_run_has_rows_of_more_than_its_beginning() -> None:
+    schedule, found = Schedule(None), []
+    for step in range(1, 2000):
+        kinds = schedule.due(step, 1)
+        found += [step] if "rows" in kinds else []
+        for kind in kinds:
+            schedule.took(kind, step, 3600.0)
+        if step == 1:
+            schedule.began()
+    assert found == [1, 2, 4, 16, 64, 256, 1024]  # no record has been paid for before the first counted one
+
+
 def test_steps_of_a_process_that_goes_on_are_counted_from_its_first() -> None:
     assert recorded(Schedule(None, first_step=101), range(101, 121)) == [101, 102, 103, 104, 106, 108, 111, 116]
 

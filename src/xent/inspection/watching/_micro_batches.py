@@ -46,10 +46,9 @@ class MicroBatches:
         """Whether there was neither a loss nor a backward pass."""
         return not self._all and not self._roots
 
-    @property
-    def rows(self) -> int:
-        """Rows that count, of all losses."""
-        return sum(each.rows for each in self._all)
+    def rows_in(self, seconds: float) -> float | None:
+        """Rows a second that count, of all losses; None where no loss said how many it has."""
+        return sum(each.rows for each in self._all) / (seconds or 1.0) if self._all else None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of the record."""

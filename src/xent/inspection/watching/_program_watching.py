@@ -10,6 +10,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from xent.inspection._hooks import eager
 from xent.inspection.watching._found_subjects import FoundSubjects
 from xent.inspection.watching._watch import Watching
 
@@ -26,7 +27,7 @@ class ProgramWatching(Watching):
         self._directory, self._wrote_run = directory, False
         self._recording.thread = None
         self._board = None
-        self._hook = register_optimizer_step_pre_hook(self._steps)
+        self._hook = register_optimizer_step_pre_hook(eager(self._steps))
         self._recording.begin(examined=self._about.get("doctor", True))
         self._recording.leave_out_time()  # imports and data
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from xent.inspection._hooks import ForwardHook, eager, is_nested_step, is_within_step
 from xent.inspection.examination import _sessions
 from xent.inspection.examination._events import LossCall
 from xent.inspection.watching import _listening
@@ -113,8 +114,8 @@ class Recording:
             self._due = tuple(kind for kind in self._due if kind == "plain")
 
     def _hear(self, optimizer: Optimizer) -> None:
-        self._stack.callback(optimizer.register_step_pre_hook(self._step_begins).remove)
-        self._stack.callback(optimizer.register_step_post_hook(self._step_ended).remove)
+        self._stack.callback(optimizer.register_step_pre_hook(eager(self._step_begins)).remove)
+        self._stack.callback(optimizer.register_step_post_hook(eager(self._step_ended)).remove)
 
     def end(self) -> None:
         """Hear no more."""
@@ -160,8 +161,9 @@ class Recording:
         _listening.wake(self)
         if not self._hooks:
             for model in self.subjects.models:
-                self._hooks.append(model.register_forward_pre_hook(self._forward_begins, with_kwargs=True))
-                self._hooks.append(model.register_forward_hook(self._forward_ended))
+                begins, ended = ForwardHook(self._forward_begins), ForwardHook(self._forward_ended)
+                self._hooks.append(model.register_forward_pre_hook(begins, with_kwargs=True))
+                self._hooks.append(model.register_forward_hook(ended))
         self._clock.rest("plain")
         if "ledger" in self._due:
             self._ledger = SampledLedger.begun(self.subjects)
@@ -208,6 +210,8 @@ class Recording:
     @_without_harm
     def loss_called(self, call: LossCall, began: float, ended: float) -> None:
         """A loss was computed."""
+        if self._inside and not is_within_step(self.has):
+            self._leave_out_failed_step()
         self._clock.until(began, "other")
         self._clock.until(ended, "loss")
         self._forward_depth = 0  # a forward that raised left it open
@@ -248,7 +252,15 @@ class Recording:
         self._rest()
         self._prepare()
 
+    def _leave_out_failed_step(self) -> None:
+        """After a step that raised torch calls no hook: the program caught that, and the next step begins anew."""
+        self._inside = 0
+        self._rest()
+        self._prepare()
+
     def _step_begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        if self._inside and not is_nested_step(self.has):
+            self._leave_out_failed_step()
         self._inside += 1
         return self._armed_step_begins(optimizer, args, kwargs) if self._due and self._inside == 1 else None
 
@@ -294,7 +306,7 @@ class Recording:
         if not self._batches.is_empty or len(self.subjects.optimizers) == 1:
             self.write("step", step=step, **self._batches.to_dict(), ruler=self._ruler.to_dict(),
                        learning_rates=_learning_rates(optimizer), seconds=dict(clock.seconds),
-                       rows_per_second=self._batches.rows / (clock.total or 1.0), **self._which(optimizer))  # fmt: skip
+                       rows_per_second=self._batches.rows_in(clock.total), **self._which(optimizer))  # fmt: skip
         self._paid("plain")
         if self._norms is not None:
             self.write("layers", step=step, layers=self._norms.after())

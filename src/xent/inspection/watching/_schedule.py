@@ -6,7 +6,8 @@
     ledger  the step taken apart                   at most 0.2 %,             gap ≥ step ÷ 3
 
 Steps 1, 2, 3, 4, 6, 8, 11, 16, … 2048 of a process (powers of √2) have their plain record and their layers in any case:
-a run of a few dozen steps would have hardly any otherwise. They count towards the shares.
+a run of a few dozen steps would have hardly any otherwise. At five of them (powers of 4 to 1024) so have the rows:
+those of step 2 say nothing of what a short run came to. They count towards the shares.
 
 Ranks of one run must record the same steps, or their sums could not be added, and no two have the same clock. So with
 several processes the number of the step decides, and nothing else: every step to 127, then 64 between a power of two
@@ -28,6 +29,7 @@ _FEWEST_BETWEEN = {"plain": 500, "layers": 40, "rows": 12, "ledger": 3}
 _SHORT_STEP = 0.010
 _SHARE_OF_LONG_STEPS = 0.25
 _OPENING = frozenset(round(2 ** (power / 2)) for power in range(23))
+_OPENING_ROWS = frozenset((4, 16, 64, 256, 1024))
 _OF_AN_OCTAVE = {"plain": 64, "layers": 16, "rows": 4, "ledger": 1}  # powers of two: what is rarer falls on what is not
 _AT_MOST = 2  # times its best: what else a record took was somebody else's time on the processor
 
@@ -72,7 +74,8 @@ class Schedule:
         if self.by_number and self.every is None:
             return tuple(kind for kind in self.kinds if step % _stride(kind, step, thinning) == 0)
         if self.every is None and step - self.first_step + 1 in _OPENING:
-            return tuple(kind for kind in self.kinds if kind in _CHEAP or self._is_due(kind, step, thinning))
+            opening = (*_CHEAP, "rows") if step - self.first_step + 1 in _OPENING_ROWS else _CHEAP
+            return tuple(kind for kind in self.kinds if kind in opening or self._is_due(kind, step, thinning))
         plain = self._accounts["plain"]
         if self.every is None and time.perf_counter() < plain.due_at:
             return ()

@@ -7,11 +7,12 @@ from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from xent.errors import DtypeError, OptionError
 from xent.functional._sharded_tensors import is_sharded
-from xent.inspection._watched_parameters import optimizers_of
+from xent.inspection._watched_parameters import check_shape, optimizers_of
 from xent.inspection.watching._layer_norms import Layer, LayerNorms, layers_of
 
 
@@ -45,7 +46,7 @@ class Subjects:
     @property
     def num_parameters(self) -> int:
         """Entries of all parameters."""
-        return sum(parameter.numel() for layer in self.layers for parameter in layer.parameters)
+        return sum(each.numel() for layer in self.layers for each in layer.parameters if not is_lazy(each))
 
     @property
     def are_sharded(self) -> bool:
@@ -62,7 +63,7 @@ class Subjects:
                 found.setdefault(id(parameter), (prefix + name, parameter))
         for name, parameter in self._unnamed():
             found.setdefault(id(parameter), (name, parameter))
-        return list(found.values())
+        return [(name, parameter) for name, parameter in found.values() if not is_lazy(parameter)]
 
     def norms_of(self, optimizer: Optimizer) -> LayerNorms:
         """Norms of what an optimizer is about to step."""
@@ -86,6 +87,8 @@ def subjects_of(model: Any, optimizer: Any) -> Subjects:
     optimizers = optimizers_of(optimizer)
     if not optimizers:
         raise OptionError("there is no optimizer", "steps are counted by an optimizer's", "pass the optimizer")
+    for name, parameter in (pair for model in models for pair in model.named_parameters()):
+        check_shape(name, parameter)
     return Subjects(models, optimizers)
 
 
@@ -93,7 +96,8 @@ def _inner(model: nn.Module) -> nn.Module:
     """The module whose names the user knows: without what compiling and data parallelism put around it."""
     while True:
         held = vars(model).get("_modules", {})
-        around = held.get("_orig_mod") or (held.get("module") if len(held) == 1 else None)
+        wraps = len(held) == 1 and not vars(model)["_parameters"]  # one with weights of its own is part of the model
+        around = held.get("_orig_mod") or (held.get("module") if wraps else None)
         if around is None:
             return model
         model = around

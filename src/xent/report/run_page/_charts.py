@@ -25,6 +25,9 @@ def specs() -> dict[str, Any]:
     return {name: chart.to_dict(validate=True) for name, chart in charts.items()}
 
 
+_LAYER_LABEL = (  # names of one model begin alike; what tells them apart is their end
+    "length(datum.label) > 22 && indexof(datum.label, '.') > 0 ? '…' + slice(datum.label, -20) : datum.label"
+)
 _STEP_LABEL = "datum.value < 1e5 ? format(datum.value, ',') : format(datum.value, '~s')"
 
 
@@ -107,7 +110,8 @@ def _heat() -> Any:
             x=_steps("from:Q"),
             x2="to:Q",
             y=alt.Y("name:N", sort=None, axis=alt.Axis(
-                title=None, domain=False, ticks=False, labelLimit=150, labelPadding=8, labelOverlap=True)),
+                title=None, domain=False, ticks=False, labelExpr=_LAYER_LABEL, labelLimit=170, labelPadding=8,
+                labelOverlap=True)),
             color=alt.condition("isValid(datum.value)", colour, alt.value("$pale")),
         )
         .add_params(*_params("x0", "x1", "c0", "c1"))

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from xent.report.run_page._thinning import in_buckets, spread
-from xent.report.run_page._values import as_finite, as_records, as_text, as_whole, rounded
+from xent.report.run_page._values import LONG, as_finite, as_records, as_text, as_whole, rounded
 
 MEASURES = ("gradient_norm", "update_ratio", "update_norm", "weight_norm", "dead_fraction")
 _MOST_LAYERS = 48
@@ -18,7 +18,7 @@ _MOST_COLUMNS = 120
 def layers(records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """The layers' measures: `cells[measure][layer][column]`, a column being a bucket of recorded steps."""
     found = [record for record in records if as_whole(record.get("step")) is not None]
-    tables = [{as_text(one.get("name")): one for one in as_records(record.get("layers"))} for record in found]
+    tables = [{as_text(one.get("name"), LONG): one for one in as_records(record.get("layers"))} for record in found]
     every = list(dict.fromkeys(name for table in tables for name in table))
     if not every:
         return None

@@ -51,7 +51,7 @@ def _optimizer(given: dict[str, Any]) -> dict[str, Any]:
 def _parameter(given: dict[str, Any]) -> dict[str, Any]:
     summaries = as_dict(given.get("summaries"))
     return {
-        "name": as_text(given.get("name")),
+        "name": as_text(given.get("name"), LONG),
         "shape": " × ".join(as_text(size, 12) for size in as_list(given.get("shape"))[:8]) or "scalar",
         "before": _summary(summaries.get("before")),
         "gradient": _summary(summaries.get("gradient")),

@@ -18,6 +18,7 @@ from xent.report.run_page._values import LONG, as_dict, as_finite, as_list, as_n
 
 _MOST_EVALUATIONS = 200
 _DOCTORS_STEPS = 21  # its work is part of their time; a test holds this beside the number of the watch
+_MOST_OPTIMIZERS = 4  # that have a curve each
 _APART = 1e-6  # relative: where the mean of means is another number, not the same one rounded
 
 
@@ -39,10 +40,11 @@ def run_data(run: RunRecords, runs: int) -> dict[str, Any]:
         "status": _status(run),
         "notes": _notes(run, steps, most),
         "ruler": _ruler(run.main.ruler),
-        "loss": _loss(steps, most),
+        **_curves(steps, most),
+        "turns": _turns(steps, most),
+        "lost": _lost(steps),
+        "in_nats": not steps or any(one.denominator is not None for one in steps),
         "evaluations": _evaluations(run),
-        "accuracy": _points([(one.step, one.accuracy) for one in steps], most),
-        "rates": _points([(one.step, next(iter(one.learning_rates), None)) for one in steps], most),
         "throughput": _points([(one.step, one.rows_per_second) for one in steps], most),
         "means": _means(steps, most),
         "time": _time(steps),
@@ -174,6 +176,35 @@ def _loss(steps: Sequence[Step], most: int) -> list[list[float | None]]:
         return math.fsum(one.loss or 0 for one in found) / len(found) if found else None
 
     return _points([(one.step, one.loss) for one in steps], most, mean)
+
+
+def _curves(steps: Sequence[Step], most: int) -> dict[str, Any]:
+    return {
+        "loss": _loss(steps, most),
+        "accuracy": _points([(one.step, one.accuracy) for one in steps], most),
+        "rates": _points([(one.step, next(iter(one.learning_rates), None)) for one in steps], most),
+    }
+
+
+def _turns(steps: Sequence[Step], most: int) -> list[dict[str, Any]]:
+    """The curves of each optimizer, where several step on losses of their own: a GAN's are two, not one zigzag."""
+    of: dict[int | None, list[Step]] = defaultdict(list)
+    for one in steps:
+        of[one.optimizer].append(one)
+    if len(of) < 2 or len(of) > _MOST_OPTIMIZERS:
+        return []
+    return [
+        {"optimizer": number, **_curves(some, most // len(of))}
+        for number, some in sorted(of.items(), key=lambda pair: -1 if pair[0] is None else pair[0])
+    ]
+
+
+def _lost(steps: Sequence[Step]) -> dict[str, Any] | None:
+    """The last loss where it is not finite, and since when none is; the last finite one would pass for the result."""
+    known = [one for one in steps if one.loss is not None]
+    last_finite = max((place for place, one in enumerate(known) if math.isfinite(one.loss or 0)), default=-1)
+    since = known[last_finite + 1 :]
+    return {"since": since[0].step, "value": since[-1].loss} if since else None
 
 
 def _points(

@@ -4,7 +4,7 @@ const MEASURES = {
   update_ratio: ["update ÷ weight", true, "How far a step moves a layer, beside how large it is: ‖update‖ ÷ ‖weight‖."],
   update_norm: ["update norm", true, "Norm of what the step added to each layer."],
   weight_norm: ["weight norm", true, "Norm of each layer's parameters."],
-  dead_fraction: ["dead units", false, "Share of a layer's units that were zero for every row of the batch."],
+  dead_fraction: ["dead units", false, "Share of a layer's units whose weights and bias all got a gradient of exactly 0."],
 };
 
 function showGradients() {
@@ -38,7 +38,7 @@ function showGradients() {
 
 function layerCurves(layers, log) {
   const curves = layers.names.map((name, row) => ({
-    series: name, kind: name === state.layer ? "evaluation" : "train", own: name === state.layer, text: name, dots: false,
+    series: name, kind: name === state.layer ? "evaluation" : "train", own: name === state.layer, text: ending(name), said: name, dots: false,
     points: layers.columns.map(([from, to], column) => ({ step: Math.round((from + to) / 2), first: from, last: to, value: layers.cells[state.measure][row][column], low: null, high: null })),
   })).filter((curve) => curve.points.some((point) => point.value !== null));
   const usable = log && curves.some((curve) => curve.points.some((point) => point.value > 0));
@@ -52,6 +52,9 @@ function layerCurves(layers, log) {
     log: usable, fromZero: !usable, axis: log ? "~g" : ".0%",
   };
 }
+
+// Names of one model begin alike; what tells them apart is their end.
+const ending = (name) => ([...name].length > 22 && name.includes(".") ? `…${[...name].slice(-21).join("")}` : name);
 
 // A heat-map with its scale in words, and a line that reads the cell under the pointer.
 function heatSection(title, id, label, names, cells, format, unit, lead = "") {

@@ -9,12 +9,19 @@ function lossNames(one) {
   return several() ? { train: one.name, evaluation: () => one.name } : { train: "train", evaluation: splitName };
 }
 
+// Optimizers that step in turn on losses of their own have a curve each; else there is one of all steps.
+const turnsOf = (one) => (one.turns.length ? one.turns : [one]);
+const turnName = (optimizer, alone) => (optimizer === undefined ? alone : `optimizer ${optimizer ?? "–"}`);
+
 function lossCurves(of, evaluationOf) {
   return page.runs.flatMap((one, place) => {
     const own = place === state.run, names = lossNames(one);
-    const train = of(one);
     return [
-      ...(train.length ? [{ series: `${place}`, kind: "train", own, text: names.train, said: `${names.train}${several() ? ", train" : ""}`, unnamed: several() && one.evaluations.some(({ split, points }) => split !== "train" && points.some((point) => evaluationOf(point) !== null)), points: pointsOf(train) }] : []),
+      ...turnsOf(one).map((turn, number) => [of(turn), number, turn.optimizer]).filter(([train]) => train.length).map(([train, number, optimizer]) => ({
+        series: `${place} ${number}`, kind: "train", own: own && !number, text: several() ? names.train : turnName(optimizer, names.train),
+        said: several() ? `${names.train}, ${turnName(optimizer, "train")}` : turnName(optimizer, names.train),
+        unnamed: several() && one.evaluations.some(({ split, points }) => split !== "train" && points.some((point) => evaluationOf(point) !== null)), points: pointsOf(train),
+      })),
       // Of several runs the validation says enough; of one, its training rows stand beside it in grey.
       ...one.evaluations.filter(({ split }) => !several() || split !== "train").map(({ split, points }) => ({
         series: `${place} ${split}`, kind: "evaluation", own: own && split !== "train", text: names.evaluation(split), said: several() ? `${one.name}, ${splitName(split)}` : splitName(split),
@@ -44,12 +51,12 @@ function showLoss() {
   }, scale));
   const uniform = run().ruler.uniform;
   parts.push(make("section", {},
-    make("div", { class: "head" }, make("h2", {}, "Loss, in nats"), make("span", { class: "buttons", role: "group", "aria-label": "axis" }, ...buttons)),
+    make("div", { class: "head" }, make("h2", {}, run().in_nats ? "Loss, in nats" : "Loss"), make("span", { class: "buttons", role: "group", "aria-label": "axis" }, ...buttons)),
     ruler(),
     curvesChart("loss", "loss by step", 320, () => ({
       curves: lossCurves((one) => one.loss, (point) => point.loss), levels: levels(), log: state.scale === "log", fromZero: true, format: (value) => fixed(value),
     })),
-    make("p", { class: "caption" }, [several() ? "Thin: training, thick: validation; the chosen run is blue." : "", uniform === null ? "" : rulerWords()].filter(Boolean).join(" ")),
+    make("p", { class: "caption" }, [several() ? "Thin: training, thick: validation; the chosen run is blue." : "", uniform === null ? "" : rulerWords(), ...whatIsMissing()].filter(Boolean).join(" ")),
   ));
   const accuracy = lossCurves((one) => one.accuracy, (point) => point.accuracy);
   if (accuracy.length) {
@@ -61,17 +68,17 @@ function showLoss() {
   const rates = page.runs.filter((one) => one.rates.length);
   if (rates.length) {
     parts.push(section("Learning rate", "of the first parameter group", curvesChart("rate", "learning rate by step", 140, () => ({
-      curves: runCurves((one) => one.rates, "lr"), fromZero: true, format: short,
+      curves: runCurves((one) => one.rates, "lr", "evaluation", turnsOf), fromZero: true, format: short,
     }))));
   }
   return parts;
 }
 
 // One curve for each run.
-function runCurves(of, alone, kind = "evaluation") {
-  return page.runs.map((one, place) => ({
-    series: `${place}`, kind, own: place === state.run, text: several() ? one.name : alone, points: pointsOf(of(one)), dots: false,
-  })).filter((curve) => curve.points.length);
+function runCurves(of, alone, kind = "evaluation", parts = (one) => [one]) {
+  return page.runs.flatMap((one, place) => parts(one).map((turn, number) => ({
+    series: `${place} ${number}`, kind, own: place === state.run && !number, text: several() ? one.name : turnName(turn.optimizer, alone), points: pointsOf(of(turn)), dots: false,
+  }))).filter((curve) => curve.points.length);
 }
 
 function rulerWords() {
@@ -82,22 +89,33 @@ function rulerWords() {
   return `${words.join("; ")}.`;
 }
 
+function whatIsMissing() {
+  const { lost, in_nats } = run();
+  return [
+    lost ? `From step ${whole(lost.since)} on no loss is finite.` : "",
+    in_nats ? "" : "No loss that xent knows was called: this is the value that backward() began at, in whatever unit that has.",
+  ];
+}
+
+const isOfTraining = (words) => words === "batch" || words === "train set" || words.startsWith("optimizer ");
+const batchesOf = (one) => turnsOf(one).map((turn) => [turnName(turn.optimizer, "batch"), real(lastOf(turn.loss)?.[2])]).filter(([, value]) => finite(value));
+
 function ruler() {
   const one = run(), { floor, prior, uniform } = one.ruler;
-  const train = lastOf(one.loss)?.[2];
-  if (uniform === null || !finite(train)) return null;
+  const lost = one.lost, train = lost ? real(lost.value) : lastOf(one.loss)?.[2];
+  if (uniform === null || !(lost || finite(train))) return null;
   const last = one.evaluations.map(({ split, points }) => [splitName(split), real(points.at(-1).loss)]).filter(([, value]) => finite(value));
-  const end = Math.max(uniform, train, ...last.map(([, value]) => value));
+  const end = Math.max(uniform, ...(lost ? [] : batchesOf(one).map(([, value]) => value)), ...last.map(([, value]) => value));
   const at = (value) => `${(100 * Math.max(0, value)) / end}%`;
   const mark = (value, words, kind) => make("span", { class: `tick ${kind}`, vars: { "--at": at(value) } }, make("b", {}, words));
   const marks = [["floor", floor], ["prior", prior], ["ln C", uniform]].filter(([, value]) => value !== null && value > 0);
-  const dots = last.some(([words]) => words === "train set") ? last : [["batch", train], ...last];
+  const dots = last.some(([words]) => words === "train set") || lost ? last : [...batchesOf(one), ...last];
   return make("div", { class: "ruler", role: "img", "aria-label": dots.concat(marks).map(([words, value]) => `${words} ${fixed(value)}`).join(", ") },
     make("i", { class: "bar" }),
     ...marks.map(([, value]) => mark(value, "", "")),
-    ...dots.map(([words, value]) => make("i", { class: words === "batch" || words === "train set" ? "dot" : "dot open", vars: { "--at": at(value) } })),
-    make("p", { class: "ends" }, make("span", {}, "0, certain"), make("span", {}, ...dots.flatMap(([words, value]) => [
-      make("span", { class: words === "batch" || words === "train set" ? "key" : "key open" }), `${words} ${fixed(value)}  `])),
+    ...dots.map(([words, value]) => make("i", { class: isOfTraining(words) ? "dot" : "dot open", vars: { "--at": at(value) } })),
+    make("p", { class: "ends" }, make("span", {}, "0, certain"), make("span", {}, lost ? `batch ${fixed(train)} since step ${whole(lost.since)}  ` : "", ...dots.flatMap(([words, value]) => [
+      make("span", { class: isOfTraining(words) ? "key" : "key open" }), `${words} ${fixed(value)}  `])),
     make("span", {}, end === uniform ? `ln ${one.ruler.classes ?? "C"} = ${fixed(uniform)}, guessing` : fixed(end))));
 }
 

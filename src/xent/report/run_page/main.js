@@ -38,6 +38,7 @@ function statusWords(one) {
 
 // The last recorded batch may be long ago: a later measurement of the training rows says more.
 function lastOfTraining(one) {
+  if (one.lost) return [`train, since step ${whole(one.lost.since)}`, fixed(one.lost.value)];
   const batch = lastOf(one.loss), measured = one.evaluations.find(({ split }) => split === "train")?.points.at(-1);
   if (measured && finite(measured.loss) && measured.step >= (batch?.[1] ?? 0)) return ["train set", fixed(measured.loss)];
   return ["train", fixed(batch?.[2])];
@@ -48,9 +49,12 @@ function showHead() {
   byId("name").textContent = one.name;
   byId("status").textContent = statusWords(one);
   const last = validation(one);
-  const figures = [[...lastOfTraining(one), "nats"]];
-  if (last) figures.push([one.evaluations.some(({ split }) => split === "validation") ? "validation" : one.evaluations[0].split, fixed(last.loss), "nats"]);
-  const accuracy = last?.accuracy ?? lastOf(one.accuracy)?.[2];
+  const unit = one.in_nats ? "nats" : "";
+  const figures = one.turns.length && !one.lost
+    ? one.turns.map((turn) => [`train, ${turnName(turn.optimizer)}`, fixed(lastOf(turn.loss)?.[2]), unit])
+    : [[...lastOfTraining(one), unit]];
+  if (last) figures.push([one.evaluations.some(({ split }) => split === "validation") ? "validation" : one.evaluations[0].split, fixed(last.loss), unit]);
+  const accuracy = last?.accuracy ?? (one.turns.length ? null : lastOf(one.accuracy)?.[2]);
   if (finite(accuracy)) figures.push(["accuracy", percent(accuracy, 2), ""]);
   if (finite(one.ruler.uniform)) figures.push(["guessing", fixed(one.ruler.uniform), "nats"]);
   const rate = median(one.throughput.map((point) => point[2]).filter(finite));

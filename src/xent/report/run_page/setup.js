@@ -6,8 +6,8 @@ function showSetup() {
     const columns = [["setting", "name"], ...page.runs.map((one, place) => [one.name, place === state.run ? "own" : ""])];
     parts.push(section("What differs", rows.length ? "" : "Configuration, versions and machine are the same in all runs.", rows.length ? table(columns, rows, { label: "differences", class: "data" }) : null));
     parts.push(section("How they ended", "", table(
-      [["run", "name"], ["last batch, nats", "n"], ["validation, nats", "n"], ["accuracy", "n"], ["steps", "n"], ["time", "n"]],
-      page.runs.map((one) => { const last = validation(one); return [named(one.name), fixed(lastOf(one.loss)?.[2]), fixed(last?.loss), percent(last?.accuracy, 2), whole(one.steps), seconds(one.status.seconds)]; }),
+      [["run", "name"], ["last batch", "n"], ["validation", "n"], ["accuracy", "n"], ["steps", "n"], ["time", "n"]],
+      page.runs.map((one) => { const last = validation(one); return [named(one.name), fixed(one.lost ? one.lost.value : lastOf(one.loss)?.[2]), fixed(last?.loss), percent(last?.accuracy, 2), whole(one.steps), seconds(one.status.seconds)]; }),
       { label: "ends", class: "data" })));
   }
   const { setup, parameters, path, started } = run();
