@@ -153,7 +153,8 @@ def assert_divided(words: str) -> None:
 ALONE = (
     "rows weighted", "hard examples", "the worst row", "documents", "masked", "a divergence masked",
     "targets that are logarithms", "masked elements", "weighted elements", "masked rows of a head",
-    "weighted rows of a head", "masked probabilities", "smoothed and selected", "fairseq", "p above ε", "a value for each sample",
+    "weighted rows of a head", "masked probabilities", "smoothed and selected", "fairseq", "p above ε",
+    "a value for each sample",
 )  # fmt: skip
 
 

@@ -89,7 +89,10 @@ def _mean(term: Term, denominator: float, words: str, upstream: float, tolerance
 
 
 def _typed(factor: float, tolerance: float) -> float:
-    """A factor without what rounding added to it."""
+    """A factor without what rounding added to it: of half precision only where one digit is left, such as 1 or 0.3."""
+    one_digit = float(f"{factor:.1g}")
+    if math.isfinite(factor) and _is(factor, one_digit, tolerance):
+        return one_digit
     return without_rounding(factor, min(tolerance, _HELD) * abs(factor))
 
 
