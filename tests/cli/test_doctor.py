@@ -152,6 +152,43 @@ def test_an_interrupted_program_is_reported_and_ends_by_the_signal(number):
     assert ("KeyboardInterrupt" in said) == (number == signal.SIGINT)
 
 
+PRESSED_AGAIN = (
+    MISTAKEN
+    + """
+import io, os, signal, sys
+class Pressing(io.TextIOWrapper):
+    presses = 1
+    def write(self, text):
+        if self.presses:
+            self.presses = 0
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().write(text)
+sys.__stderr__ = Pressing(sys.stderr.buffer, encoding='utf-8')
+"""
+)
+
+
+@pytest.mark.parametrize("ending", ["", "raise KeyboardInterrupt\n"])
+def test_ctrl_c_while_the_report_is_written_ends_the_process_after_it(ending):
+    Path("script.py").write_text(PRESSED_AGAIN + ending)
+    result = run([*XENT, "script.py"])
+    assert result.returncode == -signal.SIGINT
+    assert SAID in result.stderr
+    assert "could not check" in result.stderr  # its last paragraph
+    assert "nothing was begun" not in result.stderr
+
+
+@pytest.mark.parametrize("program", ["print('hi')\n", "def f(:\n"])
+def test_json_of_a_program_without_torch(program):
+    Path("script.py").write_text(program)
+    result = run([*XENT, "--json", "report.json", "script.py"])
+    assert result.returncode == ("f(" in program)
+    assert "xent/cli" not in result.stderr
+    report = json.loads(Path("report.json").read_text())
+    assert report["checked"] == report["findings"] == []
+    assert {each["reason"] for each in report["unchecked"]} == {"the program did not import torch"}
+
+
 ENDED_WHILE_IT_WRITES = """
 import io, os, signal, sys, time
 class Raw(io.RawIOBase):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xent.cli._interrupts import interrupts_held
 from xent.cli._program import Program, run
 from xent.cli._torch_arrival import when_torch_arrives
 from xent.report._letters import PLAIN
@@ -49,7 +50,12 @@ class Examination:
         ending = run(program)
         if os.getpid() != self._pid:  # a forked child that came back here: it has nothing to report
             _leave_as(ending.status)
-        report = self.conclude()
+        report = None
+        try:
+            with interrupts_held():  # a second Ctrl-C would end the report in the middle
+                report = self.conclude()
+        except KeyboardInterrupt:
+            _die_of(signal.SIGINT)
         if ending.interrupted:
             _die_of(signal.SIGINT)
         if ending.status:
@@ -57,6 +63,8 @@ class Examination:
         return 0 if report is None or report.is_clean else WITH_FINDINGS
 
     def _begin(self) -> None:
+        if self._done:  # it is the report that asks for torch
+            return
         from xent.inspection.examination._doctor import started
 
         self._stop = started(self.choices.mute, self.choices.only)

@@ -197,8 +197,8 @@ def test_an_autoencoder_that_reads_what_it_writes_is_right(name: str, rows: int)
 def test_states_of_all_positions_are_no_narrow_place(layer: str) -> None:
     """Torch unrolls a GRU on the CPU: sixteen results of one node, one for each position."""
     program = (
-        f"ids = torch.randint(40, (6, 16))\nread, head = torch.nn.Embedding(40, 8), torch.nn.Linear(8, 40)\nrnn = {layer}\n"
-        "F.cross_entropy(head(rnn(read(ids))[0]).transpose(1, 2), ids).backward()\n"
+        f"ids = torch.randint(40, (6, 16))\nread, head = torch.nn.Embedding(40, 8), torch.nn.Linear(8, 40)\n"
+        f"rnn = {layer}\nF.cross_entropy(head(rnn(read(ids))[0]).transpose(1, 2), ids).backward()\n"
     )
     (finding,) = examined(HEAD + program).findings
     assert (finding.rule, finding.certainty) == ("labels-not-shifted", "signature")

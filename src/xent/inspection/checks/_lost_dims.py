@@ -74,6 +74,7 @@ class _Edits(Watcher):
     def __init__(self, run: Any) -> None:
         super().__init__(run)
         self._seen: dict[int, _Seen] = {}
+        self._gone: list[_Seen] = []
         self._again: set[CallSite | None] = set()  # lines that made several losses
 
     def at_loss_call(self, call: LossCall) -> Iterator[Found]:
@@ -85,7 +86,9 @@ class _Edits(Watcher):
         if call.number > 1 and len(self._again) < _MOST_SITES:
             self._again.add(call.site)
         before = self._seen.pop(id(logits), None)
-        if before is not None and before.reference() is logits and logits._version != before.version:
+        if before is not None and before.reference() is not logits:  # it is gone, and its id is used again
+            self._gone += [before] if before.edits and len(self._gone) < _MOST_TENSORS else []
+        elif before is not None and logits._version != before.version:
             before.look()
             yield _edited(before, call.site)
         if len(self._seen) >= _MOST_TENSORS:
@@ -104,7 +107,7 @@ class _Edits(Watcher):
             seen.look()
 
     def at_end(self) -> Iterator[Found]:
-        for seen in self._seen.values():
+        for seen in (*self._gone, *self._seen.values()):
             seen.look()
             if seen.edits and seen.site not in self._again:
                 found = _edited(seen, seen.site)
