@@ -15,10 +15,10 @@ class RowStats(NamedTuple):
 
     Attributes:
         loss: the row's loss, all weights and the z-term included, in nats; their sum over `weight.sum()` is the mean.
-        lse: logsumexp of the (scaled, capped) logits; differentiable.
+        lse: logsumexp of the (scaled, capped) logits, ±inf where it is that though the loss is NaN; differentiable.
         entropy: entropy of the predicted distribution in nats; differentiable.
         z_loss: the part of `loss` that is the z-term.
-        prediction: the most likely class, int64.
+        prediction: the most likely class, int64; the first NaN, if there is one.
         correct: prediction is the target (the most likely class of a probability target), bool.
         weight: what the row adds to the mean's denominator.
     """

@@ -117,6 +117,8 @@ class LossTerms:
                 "pass reduction='mean', or divide the result yourself",
             )
         if isinstance(self.normalizer, Tensor):
+            if self.normalizer.is_complex():
+                raise DtypeError(f"normalizer has dtype {self.normalizer.dtype}", "it is real", "pass normalizer.real")
             if self.normalizer.numel() != 1:
                 raise OptionError(
                     f"normalizer of shape {tuple(self.normalizer.shape)}", "it is one number", "pass its sum"

@@ -248,6 +248,13 @@ def test_a_replacement_that_somebody_kept_calls_torch(calls: list[str]) -> None:
         F.cross_entropy = TORCHS["cross_entropy"]
 
 
+def test_on_the_meta_device() -> None:
+    logits, target = LOGITS.to("meta"), TARGET.to("meta")
+    with xent.accelerate():
+        losses = [F.cross_entropy(logits, target), F.nll_loss(logits, target), F.binary_cross_entropy(logits, logits)]
+    assert all((loss.shape, loss.dtype, loss.device.type) == ((), torch.float32, "meta") for loss in losses)
+
+
 def test_compiled_code_keeps_one_graph_and_runs_on_xent_inside_alone() -> None:
     graphs: list[torch.fx.GraphModule] = []
 

@@ -107,8 +107,11 @@ def test_linear_names_the_baseline_and_the_products(tmp_path: Path) -> None:
 def test_contestants_join_the_records_of_others(tmp_path: Path) -> None:
     def contestants(*options: str) -> dict[str, Any]:
         run = ("linear", *SMALL, "--only", "float32-", "--no-memory", "--out", str(tmp_path), "--json")
-        return json.loads(bench(*run, *options).stdout)["contests"][0]["contestants"]
+        contest = json.loads(bench(*run, *options).stdout)["contests"][0]
+        when.append((contest["measured_at"], contest["load_before"]))
+        return contest["contestants"]
 
+    when: list[tuple[str, float]] = []
     first = contestants("--with", "naive")
     assert first["torch"] == {"note": "not measured"}
     second = contestants("--with", "torch")
@@ -121,6 +124,11 @@ def test_contestants_join_the_records_of_others(tmp_path: Path) -> None:
     third = contestants("--with", "torch", "--no-time")
     assert {**third["torch"], "gradient_error": 0} == {**second["torch"], "gradient_error": 0}
     assert third["torch"]["gradient_error"] < 1e-5
+    too_slow = contestants("--with", "chunked", "--limit", "1e-6")["chunked"]
+    assert "over the time limit" in too_slow["note"]
+    measured = contestants("--with", "chunked", "--no-time")["chunked"]  # what was said of its time is still true
+    assert measured == {**too_slow, "gradient_error": measured["gradient_error"], "loss": measured["loss"]}
+    assert when[-1] == when[-2]  # nothing was timed since
 
 
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
@@ -152,6 +160,12 @@ def test_wrong_names_are_told_the_right_ones() -> None:
         Run(question, Settings(quick=True, only_with=("nobody",)))
     with pytest.raises(OptionError, match="cross-entropy, linear"):
         questions.named("speed")
+
+
+def test_a_whole_name_is_one_case_and_a_part_all_that_contain_it() -> None:
+    question, name = questions.named("linear"), "float32-2048x768x50257"
+    assert [case.name for case in Run(question, Settings(only=name)).cases] == [name]
+    assert [case.name for case in Run(question, Settings(only=name[:-1])).cases] == [name, f"{name}-half-ignored"]
 
 
 def test_help_loads_no_torch() -> None:
@@ -193,3 +207,32 @@ def test_the_page_is_made_from_the_results(run: tuple[subprocess.CompletedProces
     assert "| F.cross_entropy |" in filled
     assert page.fill(filled, [json.loads(run[0].stdout)]) == filled
     assert "No results yet" in page.fill(empty, [])
+
+
+def test_the_committed_pages_are_made_from_the_committed_results() -> None:
+    root = Path(__file__).parents[2]
+    measured = results.load_all(root / "benchmarks" / "results")
+    for path in page.PAGES:
+        text = (root / path).read_text(encoding="utf-8")
+        assert page.fill(text, measured) == text, f"{path}: make performance"
+
+
+def test_the_short_table_has_the_fastest_in_bold_and_says_who_was_stopped() -> None:
+    contest = {
+        "name": "float32-2048x768x50257",
+        "title": "a head",
+        "contestants": {
+            "xent": {"median_ms": 3716.4, "extra_bytes": 211 << 20},
+            "naive": {"median_ms": 4766.4},
+            "chunked": {"single_ms": 162000.0, "note": "over the time limit"},
+            "cce": {"note": "failed: OSError", "at_least_ms": 30000.0},
+        },
+    }
+    labels = {"xent": "xent.linear_cross_entropy", "naive": "naive", "torch": "F.linear_cross_entropy",
+              "chunked": "… chunked", "cce": "cce"}  # fmt: skip
+    result = {"question": "linear", "contests": [contest], "labels": labels, "absent": {}}
+    result["machine"] = {"cpu": "a CPU", "threads": 2}
+    head, _, row = page.short_part(result).splitlines()
+    assert head == "| a CPU, 2 threads | xent.linear_cross_entropy | naive | F.linear_cross_entropy … chunked | cce |"
+    assert row == "| a head | **3.72 s**, 211 MiB | 4.77 s | 162 s | failed: OSError |"
+    assert page.short_part({**result, "absent": {"cce": "not installed"}}) == ""

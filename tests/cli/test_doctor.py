@@ -246,9 +246,12 @@ def test_the_environment_says_which_kernels_run(capfd, monkeypatch):
     if native.availability() is not None:
         pytest.skip("a pure installation")
 
-    def line() -> str:
+    def lines() -> list[str]:
         assert main(["doctor", "--env"]) == 0
-        return next(line for line in capfd.readouterr().out.splitlines() if line.startswith("kernels"))
+        return capfd.readouterr().out.splitlines()
+
+    def line() -> str:
+        return next(line for line in lines() if line.startswith("kernels"))
 
     monkeypatch.delenv("XENT_ISA", raising=False)
     assert re.fullmatch(
@@ -258,5 +261,8 @@ def test_the_environment_says_which_kernels_run(capfd, monkeypatch):
     assert line().startswith("kernels    scalar, forced by XENT_ISA, one of scalar")
     monkeypatch.setenv("XENT_ISA", "avx1024")
     assert line().startswith("kernels    none: XENT_ISA is 'avx1024'; this machine and build run scalar")
+    raises, why = lines()[-2:]  # what the call does: it falls back in silence no more than any other
+    assert raises == "cross_entropy: none, it raises BackendError"
+    assert why.startswith("  XENT_ISA is 'avx1024'")
     monkeypatch.setattr(native, "availability", lambda: "the compiled kernels can't be loaded (gone): reinstall xent")
     assert line() == "kernels    none: the compiled kernels can't be loaded (gone): reinstall xent"

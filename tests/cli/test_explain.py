@@ -68,6 +68,31 @@ def test_a_table_without_a_header(capfd):
     assert json.loads(capfd.readouterr().out)["value"] == pytest.approx(0.8606453667)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [(",cat,dog\n0,2,0\n1,0,1\n", "t.csv has a column without a name beside cat, dog"),
+     ("cat;dog\n2;0\n", "t.csv has one column, 'cat;dog'; commas separate columns: replace each ';' by a comma"),
+     ("cat,dog\n", "t.csv has no rows"), ("cat,dog\n2,\n0,x\n", "t.csv holds empty cells, text or lists")],
+    ids=["a frame's index", "semicolons", "a header alone", "a gap"],
+)  # fmt: skip
+def test_a_table_that_is_no_tensor(capfd, text, words):
+    """The index of a frame was taken for a class: its numbers became logits."""
+    pytest.importorskip("pyarrow")
+    Path("t.csv").write_text(text)
+    Path("y.json").write_text("[0, 1]")
+    assert main(["explain", "--logits", "t.csv", "--targets", "y.json"]) == 1
+    assert words in capfd.readouterr().err
+
+
+def test_one_row(capfd):
+    np.save("one.npy", LOGITS[0].numpy())
+    np.save("target.npy", np.array(0))
+    assert main(["explain", "--logits", "one.npy", "--targets", "target.npy", "-n", "1"]) == 0
+    shown = capfd.readouterr().out
+    assert "mean over 1 row · 3 classes" in shown
+    assert "the worst 1 of 1 rows" in shown  # -n alone lists rows
+
+
 def test_options_and_listed_rows(capfd):
     files = written(".json")
     assert (
@@ -100,11 +125,20 @@ def test_options_and_listed_rows(capfd):
         (["runs/none", "--html", "page.pdf"], 2, "pass such as page.html"),
         (["--logits", "logits.json", "--targets", "targets.json", "--html", "none/page.html"], 2, "none is no folder"),
         (["runs/none", "--logits", "logits.json"], 2, "pass one of the two"),
+        (["runs/none", "--label-smoothing", "0.1"], 2, "a run (runs/none) and --label-smoothing"),
+        (["runs/none", "--kind", "nll_loss"], 2, "a run (runs/none) and --kind"),
+        (
+            ["--logits", "logits.json", "--targets", "logits.json", "--kind", "binary_cross_entropy", "--dim", "0"],
+            2,
+            "dim for kind='binary_cross_entropy'",
+        ),
+        (["--logits", "logits.json", "--targets", "gaps.json"], 1, "gaps.json holds empty cells, text or lists"),
     ],
 )
 def test_a_mistake_is_one_line(capfd, arguments, status, words):
     written(".json")
     Path("ragged.json").write_text("[[1, 2], [3]]")
+    Path("gaps.json").write_text("[0, null]")
     Path("words.json").write_text('["a", "b"]')
     Path("damaged.npy").write_bytes(b"\x93NUMPY nothing")
     assert main(["explain", *arguments]) == status

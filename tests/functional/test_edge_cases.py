@@ -250,3 +250,33 @@ def test_an_ignored_row_of_any_logits_has_no_gradient(backend, odd, options):
         xent.cross_entropy(alone, torch.tensor([1]), **options).backward()
     assert logits.grad[:2].eq(0).all()
     torch.testing.assert_close(logits.grad[2:], alone.grad)
+
+
+INF, NAN = torch.inf, torch.nan
+ODD_ROWS = [
+    [-INF, -INF, -INF, -INF, -INF],
+    [1.0, INF, 2.0, 0.5, -INF],
+    [0.0, 0.0, 0.0, INF, INF],
+    [-INF, -INF, NAN, -INF, -INF],
+    [1.0, 0.0, 0.0, 0.0, NAN],
+    [INF, 0.0, 0.0, NAN, NAN],
+    [NAN, 0.0, INF, 0.0, 0.0],
+    [-INF, 1.0, 3.0, -INF, 2.0],
+]
+
+
+@backends
+@pytest.mark.parametrize("linear", [False, True], ids=["", "linear"])
+def test_statistics_of_rows_without_a_softmax(backend, linear):
+    """Logsumexp is ±inf where nothing is NaN, the z-term its square, and the first NaN the largest logit."""
+    for row in ODD_ROWS:
+        logits, target, options = torch.tensor([row]), torch.tensor([1]), {"z_loss": 0.5, "stats": True}
+        with xent.backend(backend):
+            if linear:  # one feature of 1: a sum of one product, which is the logit
+                _, rows = xent.linear_cross_entropy(torch.ones(1, 1), logits.mT.contiguous(), target, **options)
+            else:
+                _, rows = xent.cross_entropy(logits, target, **options)
+        lse = logits.logsumexp(-1)
+        torch.testing.assert_close(rows.lse, lse, equal_nan=True)
+        torch.testing.assert_close(rows.z_loss, 0.5 * lse.square(), equal_nan=True)
+        assert rows.prediction.tolist() == logits.argmax(-1).tolist()

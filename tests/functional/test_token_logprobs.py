@@ -111,7 +111,8 @@ def test_second_derivatives(backend, linear):
 @backends
 def test_no_rows_one_row_and_only_one_asked_for(backend):
     with xent.backend(backend):
-        empty = xent.token_logprobs(normal(0, C), torch.empty(0, dtype=torch.int64), entropy=True, top=2)
+        nothing = torch.empty(0, dtype=torch.int64)
+        empty = xent.token_logprobs(normal(0, C), nothing, entropy=True, top=2)
         one = xent.token_logprobs(normal(D), torch.tensor(2), linear_weight=normal(C, D), top=3)
         spread = xent.token_logprobs(normal(2, C), torch.tensor([1, 2]), entropy=True)
         plain = xent.token_logprobs(normal(2, C), torch.tensor([1, 2]), entropy=False, top=0)
@@ -119,6 +120,21 @@ def test_no_rows_one_row_and_only_one_asked_for(backend):
     assert (one.logprob.shape, one.top_indices.shape, one.entropy) == ((), (3,), None)
     assert (spread.top_indices, spread.top_logprobs) == (None, None)
     assert isinstance(plain, torch.Tensor)
+
+
+@backends
+@linears
+def test_a_shift_that_leaves_no_rows_gives_gradients_of_zero(backend, linear):
+    """As a batch of one token each does under shift=1."""
+    hidden, head = normal(N, 1, D if linear else C).requires_grad_(), normal(C, D).requires_grad_()
+    options, leaves = ({"linear_weight": head}, [hidden, head]) if linear else ({}, [hidden])
+    with xent.backend(backend):
+        target = torch.zeros(N, 1, dtype=torch.int64)
+        found = xent.token_logprobs(hidden, target, shift=1, entropy=True, top=2, **options)
+    assert [tuple(part.shape) for part in found] == [(N, 0), (N, 0), (N, 0, 2), (N, 0, 2)]
+    total = found.logprob.sum() + found.entropy.sum() + found.top_logprobs.sum()
+    for leaf, gradient in zip(leaves, torch.autograd.grad(total, leaves), strict=True):
+        assert torch.equal(gradient, torch.zeros_like(leaf))
 
 
 @pytest.mark.parametrize(

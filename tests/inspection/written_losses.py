@@ -94,6 +94,12 @@ def focal(x: Tensor) -> Tensor:
     return (-((1 - log_p.exp()) ** 2) * log_p).mean()
 
 
+def focal_by_class(x: Tensor) -> Tensor:
+    """An exponent for each row: that of its class."""
+    log_p = x.log_softmax(1)[ROWS, Y]
+    return (-((1 - log_p.exp()) ** torch.linspace(0, 2, C)[Y]) * log_p).mean()
+
+
 def under_autocast(x: Tensor) -> Tensor:
     with torch.autocast("cpu"):
         return F.cross_entropy(F.linear(x, torch.eye(C)), Y)
@@ -160,6 +166,9 @@ WRITTEN = [
     Written("sum over the batch", lambda x: F.cross_entropy(x, Y, reduction="sum") / 6, MEAN),
     Written("under autocast", under_autocast, MEAN, gradient=False),
     Written("focal", focal, None, gradient=False),
+    Written("focal by class", focal_by_class, None, gradient=False),
+    Written("with powers of columns", lambda x: F.cross_entropy(x, Y) + (x ** torch.full((C,), 2.0)).sum(), MEAN,
+            gradient=False),
     Written("exp", lambda x: F.cross_entropy(x, Y).exp(), None),
     Written("with a squared norm", lambda x: F.cross_entropy(x, Y) + 0.01 * (x**2).sum(), MEAN, gradient=False),
     Written("bce with logits", lambda x: F.binary_cross_entropy_with_logits(x, BITS), BINARY),

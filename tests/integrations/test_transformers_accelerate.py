@@ -138,6 +138,30 @@ def test_an_operation_that_needs_the_logits_is_refused_by_name() -> None:
         model(**tokens())
 
 
+def test_a_change_in_place_is_refused_inside_the_forward_and_after_it() -> None:
+    def masking(logits: Any, labels: Any, vocab_size: int, **_: Any) -> Any:
+        logits[..., :2] = -1e4
+        return logits.sum()
+
+    model = tiny("llama")
+    with accelerate(model):
+        logits = model(**tokens()).logits
+        for change in (lambda: logits.__setitem__(0, 0.0), lambda: logits.clamp_(-1, 1)):
+            with pytest.raises(OptionError, match=r"the change would be lost: take logits = outputs.logits.tensor\(\)"):
+                change()
+        assert not hasattr(logits, "_repr_html_")  # what a notebook asks for makes no logits
+        model.loss_function = masking
+        with pytest.raises(OptionError, match=r"LlamaForCausalLM applies .* to its logits before it returns"):
+            model(**tokens())
+
+
+def test_on_the_meta_device() -> None:
+    model, inputs = tiny("llama").to("meta"), {name: value.to("meta") for name, value in tokens().items()}
+    with accelerate(model):
+        loss = model(**inputs).loss
+    assert (loss.shape, loss.dtype, loss.device.type) == ((), torch.float32, "meta")
+
+
 def test_a_head_that_is_no_plain_layer_is_refused_by_name() -> None:
     class Quantized(nn.Linear):
         pass

@@ -330,6 +330,38 @@ def test_masked_classes_and_learned_weights(cut: str) -> None:
 
 
 @pytest.mark.parametrize("cut", CUTS, indirect=True)
+@pytest.mark.parametrize("kind", ["hard", "soft", "sparse"])
+def test_a_class_weight_of_any_stride(cut: str, kind: str) -> None:
+    """A column of a table and one number for all classes, in the dtype of the kernels, so that no cast packs them."""
+    hidden, head = torch.randn(3, FEATURES), torch.randn(CLASSES, FEATURES)
+    target = {"hard": torch.tensor([0, 80, 300]), "soft": torch.rand(3, CLASSES).softmax(1)}.get(kind)
+    if target is None:
+        target = xent.SparseTarget(torch.tensor([[0, 80], [80, 300], [5, 5]]), torch.rand(3, 2))
+    for weight in (torch.rand(CLASSES, 2)[:, 1], torch.tensor(0.5).expand(CLASSES)):
+        losses = [
+            xent.linear_cross_entropy(hidden, head, target, weight=w, label_smoothing=0.1)
+            for w in (weight, weight.contiguous())
+        ]
+        assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize("cut", CUTS, indirect=True)
+def test_statistics_of_rows_without_a_softmax(cut: str) -> None:
+    """An infinity or a NaN in one tile and not in others, and all of them masked."""
+    for row in ({3: torch.inf}, {3: torch.inf, 200: torch.inf}, {5: torch.inf, 299: torch.nan}, {80: torch.nan}, {}):
+        logits = torch.linspace(-1, 1, CLASSES) if row else torch.full((CLASSES,), -torch.inf)
+        for place, value in row.items():
+            logits[place] = value
+        with xent.backend("native"):
+            _, rows = xent.linear_cross_entropy(
+                torch.ones(2, 1), logits.unsqueeze(1), torch.tensor([1, 2]), stats=True, z_loss=0.5
+            )
+        torch.testing.assert_close(rows.lse, logits.logsumexp(0).expand(2), equal_nan=True)
+        torch.testing.assert_close(rows.z_loss, 0.5 * rows.lse.square(), equal_nan=True)
+        assert rows.prediction.tolist() == [int(logits.argmax())] * 2
+
+
+@pytest.mark.parametrize("cut", CUTS, indirect=True)
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_ignored_rows_enter_no_product(cut: str, reduction: str) -> None:
     """They may hold NaN, and every gradient is that of the others."""

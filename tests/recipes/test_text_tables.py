@@ -58,6 +58,24 @@ def test_bom_line_ends_of_windows_and_no_last_line_end(tmp_path: Path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"\xef\xbb\xbftext,label\r\none,a\r\ntwo, b ")
     assert list(table(path).rows()) == [TextRow(2, "one", "a"), TextRow(3, "two", "b")]
+    path.write_bytes(b"text,label\rone,a\rtwo,b\r")  # as Excel for Mac saves "CSV (Macintosh)"
+    assert list(table(path).rows()) == [TextRow(2, "one", "a"), TextRow(3, "two", "b")]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_numbers_as_labels(tmp_path: Path, name: str):
+    # a column of integers with gaps is one of floats in pandas, and its gaps are NaN
+    labels = [0, 1.0, 2.5, float("nan"), True] if name == "a.jsonl" else [0.0, 1.0, 2.5, float("nan")]
+    path, texts = tmp_path / name, [f"t{i}" for i in range(len(labels))]
+    if name == "a.jsonl":
+        path.write_text("".join(json.dumps({"text": t, "label": v}) + "\n" for t, v in zip(texts, labels, strict=True)))
+    else:
+        pq.write_table(pa.table({"text": texts, "label": labels}), path)
+    lenient = table(path, skip_bad=True)
+    assert [row.label for row in lenient.rows()] == ["0", "1", "2.5", "true"][: len(labels) - 1]
+    assert lenient.first_faults == ["row 4: label is NaN"]
+    with pytest.raises(DataError, match="row 4: label is NaN"):
+        list(table(path).rows())
 
 
 def test_labels_of_a_dictionary_column_and_without_labels(tmp_path: Path):
@@ -139,6 +157,14 @@ REFUSED = {
         DataError,
         "can't be read to its end",
     ),
+    "one list": (
+        "a.json",
+        b'[\n {"text": "a", "label": 1}\n]\n',
+        DataError,
+        "row 1: it is no JSON object such as {...}, but",
+    ),
+    "semicolons": ("a.csv", b"text;label\na;1\n", OptionError, "['text;label']: separate its cells by commas"),
+    "UTF-16": ("a.csv", "text,label\na,1\n".encode("utf-16"), DataError, "is UTF-16; a table is read as UTF-8"),
     "ending": ("a.xlsx", b"x", OptionError, "the ending says how a table is read"),
 }
 

@@ -22,6 +22,8 @@ SOFT = torch.rand(N, C, generator=GENERATOR, dtype=torch.float64).softmax(1)
 WEIGHT = torch.tensor([1.0, 2.5, 0.5, 3.0], dtype=torch.float64)
 ROW_WEIGHT = torch.tensor([1.0, 0.25, 2.0, 1.0, 0.5, 3.0], dtype=torch.float64)
 HIT = (SOFT > 0.25).double()
+MASK = (SOFT > 0.2).double()
+BINARY = F.binary_cross_entropy_with_logits
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,9 @@ CASES = {
     "soft z-loss": Case(lambda x: xent.cross_entropy(x, SOFT, z_loss=0.05, softcap=5.0, label_smoothing=0.1)),
     "binary": Case(lambda x: F.binary_cross_entropy_with_logits(x, HIT, WEIGHT, pos_weight=WEIGHT + 1), 9, True),
     "binary, soft": Case(lambda x: F.binary_cross_entropy_with_logits(x, SOFT, reduction="sum"), 9, True),
+    "binary, masked": Case(lambda x: (BINARY(x, HIT, reduction="none") * MASK).sum() / MASK.sum(), 9, True),
+    "divergence": Case(lambda x: F.kl_div(x.log_softmax(1), SOFT, reduction="batchmean")),
+    "one value in a dimension": Case(lambda x: F.cross_entropy(x, TARGET).unsqueeze(0)),
     "binary of p": Case(lambda x: F.binary_cross_entropy(x.sigmoid(), SOFT, WEIGHT.expand(N, C)), 9, True),
 }
 
@@ -257,6 +262,24 @@ BAD = (
     "<script>window.hit = 1</script>", '"><img src=x onerror="window.hit=1">', "</script><script>window.hit=1</script>",
     "\u202egnp.exe", "nul\x00 \x1b[31mred\x07", "\ud800 alone", "{{7*7}}", "NaN", "مرحبا", "<!--", "a" * 500,
 )  # fmt: skip
+
+
+def test_an_ignored_row_is_divided_by_nothing(reader, tmp_path):
+    reader.open(xent.explain(F.cross_entropy(LOGITS.clone().requires_grad_(), TARGET)).save(tmp_path / "x.html"))
+    reader.choose_row(0)
+    assert reader.one("#share-head").text == "÷ 5"
+    reader.choose_row(3)
+    assert reader.one("#share-head").text == ""
+
+
+def test_a_name_of_300_letters_leaves_room_for_the_numbers(reader, tmp_path):
+    loss = F.cross_entropy(LOGITS.clone().requires_grad_(), TARGET)
+    reader.open(xent.explain(loss, class_names=["b" * 300] * C).save(tmp_path / "x.html"))
+    right = "return arguments[0].getBoundingClientRect().right"
+    wide, *_ = reader.all("#receipt .xent-wide")
+    headers = reader.all("#receipt .xent-wide th")
+    gradient = next(header for header in headers if header.text.startswith("p−y"))
+    assert reader.js(right, gradient) <= reader.js(right, wide)
 
 
 def test_text_of_the_caller_is_only_text(reader, tmp_path):

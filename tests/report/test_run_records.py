@@ -207,6 +207,17 @@ def test_a_run_whose_steps_know_no_classes_has_the_ruler_of_its_evaluations(tmp_
     assert data_of(run)["runs"][0]["ruler"]["uniform"] == 2.5
 
 
+def test_the_label_prior_is_that_of_the_data_where_an_evaluation_knows_it(tmp_path):
+    seen = {"floor": 0.1, "prior": 2.2975, "uniform": 2.3026, "num_classes": 10}
+    data = {"floor": 0.0, "prior": 2.3010, "uniform": 2.3026, "num_classes": 10}
+    evaluation = {"kind": "evaluation", "step": 1, "split": "train", "loss": 1.0, "count": 4, "ruler": data}
+    run = write(tmp_path / "x", [header(), evaluation, step(2, 1.0, ruler=seen)])
+    assert data_of(run)["runs"][0]["ruler"] == {"floor": 0.1, "prior": 2.3010, "uniform": 2.3026, "classes": 10}
+    evaluation["ruler"] = data | {"num_classes": 12}
+    other = write(tmp_path / "y", [header(), evaluation, step(2, 1.0, ruler=seen)])
+    assert data_of(other)["runs"][0]["ruler"]["prior"] == 2.2975
+
+
 def test_micro_batches_of_one_size_have_one_mean(tmp_path):
     halves = [{"sum_nll": 3.0, "count": 4}, {"sum_nll": 5.0, "count": 4}]
     uneven = [{"sum_nll": 3.0, "count": 6}, {"sum_nll": 5.0, "count": 2}]

@@ -134,12 +134,20 @@ def test_options_that_do_not_fit(model: Path, tmp_path: Path, capsys: Any) -> No
         (["--stride", "33"], "a window moves by 1 to 32 tokens"),
         (["--bos", "eos"], "the tokenizer has no eos token"),
         (["--dtype", "float33"], "--dtype float33"),
+        (["--dtype", "int8"], "--dtype int8; it is auto or a floating-point dtype"),
+        (["--ignore-index", "0"], "--ignore-index with "),
+        (["--html", tmp_path / "no" / "page.html", "--out", tmp_path / "scores.jsonl"], "is no folder"),
         (["--out", tmp_path / "scores.csv"], "its ending is .parquet or .jsonl"),
         (["--out", tmp_path / "no" / "scores.jsonl"], "is no folder"),
         (["--html", tmp_path / "page.txt"], "ends in .html"),
         (["--logits", "x.npy"], "no --targets"),
     ):
         assert said in _refused(capsys, model, texts, *options)
+        assert not (tmp_path / "scores.jsonl").exists()  # refused before any work
+    saved = ("--logits", "x.npy", "--targets", "y.npy")
+    for option in ("--lines", "--dtype=bfloat16", "--stride=8", "--bos=bos", "--text-column=body"):
+        name = option.partition("=")[0]
+        assert f"{name} with --logits; it says nothing there" in _refused(capsys, *saved, option)
     assert "no TEXTS" in _refused(capsys, model)
     assert "neither a model nor --logits" in _refused(capsys)
     assert "it must be a file of texts" in _refused(capsys, model, tmp_path / "gone.txt")

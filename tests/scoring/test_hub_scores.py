@@ -32,6 +32,9 @@ def texts(tmp_path: Path) -> Path:
     return path
 
 
+LINE_ENDS = "one\u2028two\x85three"  # line ends to str.splitlines, and none in JSON lines
+
+
 def _rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
@@ -129,6 +132,7 @@ def test_a_stopped_command_goes_on_with_the_same_numbers(
     from xent.scoring import score
 
     monkeypatch.setattr(score, "SHARD", 1)
+    texts.write_text(json.dumps({"text": LINE_ENDS}) + "\n" + texts.read_text("utf-8"), "utf-8")
     whole, stopped = tmp_path / "whole.jsonl", tmp_path / "stopped.jsonl"
     assert run(["score", str(model[0]), str(texts), "--out", str(whole)]) == 0
     own, calls = score._score_shard, []
@@ -148,7 +152,7 @@ def test_a_stopped_command_goes_on_with_the_same_numbers(
     assert "was begun with another model" in capsys.readouterr().err
     assert run([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["resumed_shards"] == 2
-    assert len(calls) == 3 + 2
+    assert len(calls) == 3 + 3
     assert stopped.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["stopped.jsonl", "texts.jsonl", "whole.jsonl"]
     assert run(command) == 2

@@ -120,6 +120,29 @@ def test_runs_are_scored_with_their_own_rows(tmp_path: Path, monkeypatch: Any, c
     assert totals["accuracy"] == pytest.approx(metrics[-1]["validation"]["accuracy"], abs=1e-9)
 
 
+@pytest.mark.parametrize("tokens", ["byte", "char", "bpe"])
+def test_a_run_reads_empty_texts_and_the_tokens_of_a_text_are_the_text(
+    tokens: str, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    if tokens == "bpe":
+        pytest.importorskip("tokenizers")
+    monkeypatch.chdir(tmp_path)
+    texts = ["", "a", "né 😀\n", "é"]
+    Path("book.txt").write_text("a né 😀\n" * 100, "utf-8")
+    Path("texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), "utf-8")
+    small = ["--features", "8", "--layers", "1", "--context", "16", "--steps", "1", "--epochs", "1", "--sample", "0"]
+    assert run(["train", "language_model", "--data", "book.txt", "--tokens", tokens, *small, "--out", "lm"]) == 0
+    capsys.readouterr()
+    assert run(["score", "lm", "texts.jsonl", "--out", "scores.jsonl", "--json"]) == 0
+    totals = json.loads(capsys.readouterr().out)
+    assert (totals["texts"], totals["bytes"]) == (4, 0 + 1 + 9 + 2)
+    rows = [json.loads(line) for line in Path("scores.jsonl").read_text("utf-8").split("\n")[:-1]]
+    for number, text in enumerate(texts, start=1):
+        assert "".join(row["token"] for row in rows if row["row"] == number) == text
+    assert run(["score", "lm", "--dtype", "bfloat16"]) == 2
+    assert "--dtype with lm; it says nothing there" in capsys.readouterr().err
+
+
 def test_the_validation_rows_of_a_text_run(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     pytest.importorskip("pyarrow")
     monkeypatch.setenv("XENT_CACHE", str(tmp_path / "cache"))

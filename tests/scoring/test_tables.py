@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -161,3 +162,22 @@ def test_what_was_done_before_a_bad_row_is_kept_for_skip_bad(
     assert (totals["resumed_shards"], totals["texts"], totals["skipped"]) == (1, 4, 1)
     assert {row["row"] for row in _rows(out)} == {1, 2, 3, 5}
     assert not (tmp_path / "scores.jsonl.parts").exists()
+
+
+def test_a_byte_order_mark_is_no_text_and_gzip_is_unpacked(model: Path, tmp_path: Path, capsys: Any) -> None:
+    plain, out = b"the cat\r\nthe mat\n", tmp_path / "scores.jsonl"
+    marked = b"\xef\xbb\xbf" + plain
+    table = json.dumps({"text": "the cat"}) + "\n" + json.dumps({"text": "the mat"}) + "\n"
+    files = {"plain.txt": plain, "marked.txt": marked, "marked.txt.gz": gzip.compress(marked)}
+    scores = []
+    for name, content in {**files, "LINES.JSONL.GZ": gzip.compress(table.encode())}.items():
+        (tmp_path / name).write_bytes(content)
+        lines = ["--lines"] if "txt" in name else []
+        assert run(["score", str(model), str(tmp_path / name), *lines, "--out", str(out), "--json"]) == 0
+        scores.append((_rows(out), json.loads(capsys.readouterr().out)["bytes"]))
+        out.unlink()
+    assert scores[0][1] == 14
+    assert all(score == scores[0] for score in scores[1:])
+    (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(plain * 99)[:-9])
+    assert run(["score", str(model), str(tmp_path / "cut.txt.gz")]) == 1
+    assert "can't be read to its end" in capsys.readouterr().err

@@ -57,6 +57,10 @@ def test_statistics(row):
         table.test_gradients_of_the_statistics("triton", dtype, case)
 
 
+def test_statistics_of_rows_without_a_softmax_in_several_blocks(small_tiles):
+    table.test_statistics_of_rows_without_a_softmax("triton", False)
+
+
 @pytest.mark.parametrize(
     "row", sampled([row for row in sparse.GRID if not row[0] and table.is_small(row[1])], 8), ids=name_of
 )

@@ -78,6 +78,12 @@ def test_sparse_targets_and_log_probabilities(linear):
     sparse.test_a_row_of_padding_is_an_ignored_row("triton", linear)
     shapes.test_token_logprobs("triton", linear)
     tokens.test_no_rows_one_row_and_only_one_asked_for("triton")
+    tokens.test_a_shift_that_leaves_no_rows_gives_gradients_of_zero("triton", linear)
+    table.test_statistics_of_rows_without_a_softmax("triton", linear)
+
+
+def test_statistics_of_rows_without_a_softmax_nor_logits(no_logits):
+    table.test_statistics_of_rows_without_a_softmax("triton", True)
 
 
 @slow

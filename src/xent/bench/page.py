@@ -1,11 +1,12 @@
-"""`python -m xent.bench.page`: docs/performance.md, its tables made from the results files.
+"""`python -m xent.bench.page`: docs/performance.md and the README, their tables made from the results files.
 
-The text stands in the page itself; what lies between `<!-- measured: NAME -->` and `<!-- end -->` is replaced.
+The text stands in the pages themselves; what lies between `<!-- measured: NAME -->` and `<!-- end -->` is replaced.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,23 @@ _MIB = 2**20
 _MARK = {True: "yes", False: "**no**", None: "not measured"}
 _BLOCK = re.compile(r"(<!-- measured: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _NOTHING_YET = "No results yet: `make bench`.\n"
+PAGES = (Path("docs/performance.md"), Path("README.md"))
+_SHORT = {
+    "cross-entropy": (
+        "forward-float32-4096x32000",
+        "both-float32-4096x32000",
+        "both-bfloat16-4096x32000",
+        "both-float32-4096x32000-smoothing",
+        "both-float32-4x32000x1024",
+        "both-float32-8x19x256x512",
+        "both-float32-65536x10",
+        "both-float32-64x10",
+    ),
+    "linear": ("float32-2048x768x50257", "float32-2048x768x50257-half-ignored", "float32-4096x2048x32000",
+               "float32-1024x2304x256000"),
+}  # fmt: skip
+_IN_SHORT = ("xent", "naive", "torch", "compiled", "chunked", "cce", "optax")
+_UNCHUNKED = {"linear": "torch"}  # which is the naive form in one function
 
 
 def fill(page: str, all_results: Sequence[dict[str, Any]]) -> str:
@@ -27,7 +45,7 @@ def fill(page: str, all_results: Sequence[dict[str, Any]]) -> str:
     def block(match: re.Match[str]) -> str:
         question, _, part = match[2].rpartition("-")
         mine = [result for result in all_results if result["question"] == question]
-        text = "\n".join(_PARTS[part](result) for result in mine) or _NOTHING_YET
+        text = "\n".join(filter(None, map(_PARTS[part], mine))) or _NOTHING_YET
         return f"{match[1]}\n{text}\n{match[3]}"
 
     return _BLOCK.sub(block, page)
@@ -100,17 +118,49 @@ def roofline_part(result: dict[str, Any]) -> str:
     return "\n".join([head, "|---|---:|---:|---:|---:|---:|", *rows]) + "\n"
 
 
+def short_part(result: dict[str, Any]) -> str:
+    """Time and memory of a few contests, the fastest in bold, of a machine where everybody took part."""
+    if result["absent"]:
+        return ""
+    contests = [contest for contest in result["contests"] if contest["name"] in _SHORT[result["question"]]]
+    names = [name for name in _IN_SHORT if name in result["labels"] and name != _UNCHUNKED.get(result["question"])]
+    rows = []
+    for contest in contests:
+        records = [contest["contestants"].get(name, {}) for name in names]
+        times = [record.get("median_ms", record.get("single_ms", float("inf"))) for record in records]
+        cells = [_short_cell(record, time, time == min(times)) for record, time in zip(records, times, strict=True)]
+        rows.append(f"| {contest['title']} | {' | '.join(cells)} |")
+    head = f"| {result['machine']['cpu']}, {result['machine']['threads']} threads | "
+    head += " | ".join(_whole_label(result["labels"], name) for name in names)
+    return "\n".join([f"{head} |", f"|---|{'---:|' * len(names)}", *rows]) + "\n"
+
+
+def _whole_label(labels: dict[str, str], name: str) -> str:
+    """A label that begins with … goes on from the one before it."""
+    names = list(labels)
+    before = labels[names[names.index(name) - 1]]
+    return f"{before} {labels[name]}" if labels[name].startswith("…") else labels[name]
+
+
+def _short_cell(record: dict[str, Any], milliseconds: float, fastest: bool) -> str:
+    if math.isinf(milliseconds):
+        return record.get("note", "not measured")
+    time = f"{milliseconds / 1e3:.3g} s" if milliseconds >= 1e3 else f"{milliseconds:.3g} ms"
+    time = f"**{time}**" if fastest else time
+    return time if record.get("extra_bytes") is None else f"{time}, {record['extra_bytes'] / _MIB:,.0f} MiB"
+
+
 def _cells(record: dict[str, Any], contest: dict[str, Any]) -> list[str]:
-    if "note" in record and "median_ms" not in record:
-        return [record["note"], "", "", "", *_memory_cells(record, contest), ""]
-    error = record.get("gradient_error")
+    error = "" if "gradient_error" not in record else f"{record['gradient_error']:.1e}"
+    if "median_ms" not in record:
+        return [record.get("note", "not timed"), "", "", "", *_memory_cells(record, contest), error]
     return [
         f"{record['median_ms']:,.4g}",
         spread(record),
         str(record["rounds"]),
         f"{record['ratio']:.2f}×" if "ratio" in record else "",
         *_memory_cells(record, contest),
-        "" if error is None else f"{error:.1e}",
+        error,
     ]
 
 
@@ -125,18 +175,19 @@ _PARTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "needs": needs_part,
     "times": times_part,
     "roofline": roofline_part,
+    "short": short_part,
 }
 
 
 def main() -> None:
-    """Rewrite the page."""
+    """Rewrite the pages."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=results.DIRECTORY)
-    parser.add_argument("--page", type=Path, default=Path("docs/performance.md"))
+    parser.add_argument("--page", type=Path, nargs="+", default=PAGES)
     options = parser.parse_args()
-    page = options.page.read_text(encoding="utf-8")
-    options.page.write_text(fill(page, results.load_all(options.results)), encoding="utf-8")
-    print(options.page)
+    for page in options.page:
+        page.write_text(fill(page.read_text(encoding="utf-8"), results.load_all(options.results)), encoding="utf-8")
+        print(page)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class Settings:
 
     Attributes:
         quick: small cases, few rounds.
-        only: pattern or part of the names of the cases; empty for all.
+        only: the name of a case, or a pattern or part of several; empty for all.
         without: contestants to leave out.
         only_with: the contestants to measure, beside `Question.beside`; the others' records stay. Empty for all.
         pace: rounds and seconds.
@@ -121,7 +121,8 @@ class Run:
 
     def _asked_for(self) -> list[Case]:
         cases, only = list(self.question.cases(self.settings.quick)), self.settings.only
-        found = [case for case in cases if not only or fnmatch(case.name, only) or only in case.name]
+        named = [case for case in cases if case.name == only]
+        found = named or [case for case in cases if not only or fnmatch(case.name, only) or only in case.name]
         if not found:
             raise OptionError(
                 f"--only {only!r} is in no case", f"the cases are: {', '.join(self._order)}", "pass a part of a name"
@@ -151,7 +152,8 @@ class _Contest:
 
     def hold(self) -> dict[str, Any]:
         question, case, settings = self.run.question, self.case, self.run.settings
-        self._before = self._of_file() if self.run.joins else {}
+        earlier = self._earlier() if self.run.joins else {}
+        self._before: dict[str, dict[str, Any]] = earlier.get("contestants", {})
         records = {name: self._begun(name) for name in self._taking()}
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         if case.memory and settings.memory:
@@ -161,17 +163,20 @@ class _Contest:
         field = question.field(case)
         with grad_mode(case.backward):
             entries = self._ready(field, records)
-            timings = measure(entries, settings.pace, shown=self._doing) if settings.time else {}
+            timings = measure(entries, settings.pace, shown=self._doing) if settings.time and entries else {}
         self._enter(records, timings)
         if self.run.joins:
             self.run.read_again()
-            self._before = self._of_file()
+            earlier = self._earlier()
+            self._before = earlier.get("contestants", {})
             records = self._joined(records)
+        timed = {"measured_at": results.now(), "load_before": load}
+        if not settings.time:  # the times of the file, and when they were taken, stay
+            timed = {name: earlier.get(name, value) for name, value in timed.items()}
         return {
             **{name: getattr(case, name) for name in ("name", "group", "title", "dtype", "shape", "backward")},
             **{name: getattr(case, name) for name in ("num_logits", "logits_bytes", "gradient_bytes")},
-            "measured_at": results.now(),
-            "load_before": load,
+            **timed,
             "backend": field.backend(),
             "contestants": records,
             "needs": [need.verdict(records) for need in case.needs],
@@ -182,10 +187,10 @@ class _Contest:
         settings, known = self.run.settings, self._before.get(name, {})
         return "gradient_error" not in known and not (settings.time and settings.only_with)
 
-    def _of_file(self) -> dict[str, dict[str, Any]]:
-        """The records of this contest that were measured before."""
+    def _earlier(self) -> dict[str, Any]:
+        """This contest as the file has it."""
         found = [contest for contest in self.run.results["contests"] if contest["name"] == self.case.name]
-        return found[0]["contestants"] if found else {}
+        return found[0] if found else {}
 
     def _taking(self) -> list[str]:
         """Who takes part."""
@@ -217,7 +222,8 @@ class _Contest:
             if new is None or ("median_ms" in before and not asked):
                 joined[name] = self._beside_before(name) or {"note": "not measured"}
             else:
-                dropped = _TIMES if self.run.settings.time else ("note", "at_least_ms")
+                untimed = () if "single_ms" in before else ("note", "at_least_ms")  # a note on a time is still true
+                dropped = _TIMES if self.run.settings.time else untimed
                 timed = "median_ms" in before and not self.run.settings.time
                 kept = {key: value for key, value in before.items() if key not in dropped}
                 joined[name] = {**kept, **({k: v for k, v in new.items() if k not in _TIMES} if timed else new)}

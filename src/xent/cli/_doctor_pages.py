@@ -64,7 +64,19 @@ def _environment() -> None:
     for name, text in lines:
         typer.echo(f"{name:<10} {text}")
     typer.echo("\nWhich backend would run cross_entropy of (4096, 32000) logits:")
-    typer.echo(str(xent.choices(torch.empty(1, 1).expand(4096, 32000), torch.zeros(4096, dtype=torch.int64))))
+    typer.echo(_choice())
+
+
+def _choice() -> str:
+    """Native is chosen where a wrong XENT_ISA makes it raise: nothing falls back in silence."""
+    import torch
+
+    import xent
+    from xent.backends import native
+
+    choice = xent.choices(torch.empty(1, 1).expand(4096, 32000), torch.zeros(4096, dtype=torch.int64))
+    error = native.wrong_isa() if choice.chosen == "native" else None
+    return str(choice) if error is None else f"cross_entropy: none, it raises {type(error).__name__}\n  {error}"
 
 
 def _devices() -> str:

@@ -29,7 +29,10 @@ def bench(context: typer.Context) -> None:
 
 
 _Only = Annotated[
-    str, typer.Option(metavar="PATTERN", help="Cases whose name contains it, or matches it with * and ?.")
+    str,
+    typer.Option(
+        metavar="PATTERN", help="The case of that name; else those whose name contains it, or matches it with * and ?."
+    ),
 ]
 _Without = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Leave a contestant out; can be repeated.")]
 _With = Annotated[

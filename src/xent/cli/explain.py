@@ -22,6 +22,7 @@ EPILOG = (
     "  xent explain --logits batch.safetensors:logits --targets batch.safetensors:labels --order worst -n 20\n\n"
     "  xent explain runs/digits-1 --html digits.html"
 )
+_DEFAULTS: dict[str, Any] = {"reduction": "mean", "ignore_index": -100, "label_smoothing": 0.0, "dim": None}
 Kind = Literal["cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"]
 Order = Literal["worst", "best", "first", "random"]
 
@@ -45,7 +46,9 @@ def explain(
         int | None, typer.Option(metavar="N", help="Dimension of the classes. [dim]torch's: 1[/dim]")
     ] = None,
     order: Annotated[Order | None, typer.Option(help="Which rows to list below the receipt.")] = None,
-    num_rows: Annotated[int, typer.Option("-n", metavar="N", min=0, help="How many rows to list.")] = 10,
+    num_rows: Annotated[
+        int | None, typer.Option("-n", metavar="N", min=0, help="How many rows to list: of --order, else of the worst.")
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page too: rows to move, offline, one file.")
     ] = None,
@@ -61,12 +64,11 @@ def explain(
     if run is not None and (logits or targets or weight):
         raise OptionError(f"a run ({run}) and files", "a run has its own rows", "pass one of the two")
     files = _files(logits, targets) if run is None else ("", "")
-    options: dict[str, Any] = {"reduction": reduction}
-    if kind in ("cross_entropy", "nll_loss"):
-        options |= {"dim": dim}
-        options |= {"ignore_index": ignore_index} if ignore_index != -100 else {}
-    if label_smoothing:
-        options["label_smoothing"] = label_smoothing
+    given = {"reduction": reduction, "ignore_index": ignore_index, "label_smoothing": label_smoothing, "dim": dim}
+    options = {name: value for name, value in given.items() if value != _DEFAULTS[name]}
+    if run is not None and (options or kind != "cross_entropy"):
+        typed = next(iter(options), "kind").replace("_", "-")
+        raise OptionError(f"a run ({run}) and --{typed}", "a run's loss has its own options", "leave it out")
     with interrupts_held():
         from xent.cli import _explained_run
     if run is not None:
@@ -79,7 +81,8 @@ def explain(
     if as_json:
         typer.echo(json.dumps(explanation.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        _print(explanation, explained.shown, order, num_rows)
+        listed = order if num_rows is None else order or "worst"
+        _print(explanation, explained.shown, listed, 10 if num_rows is None else num_rows)
         if html is not None:
             typer.echo(f"\npage       {html}")
     return 0 if explanation.equality.explained else 1
@@ -103,7 +106,6 @@ def _of_files(files: tuple[str, str], weight: str | None, kind: Kind, options: d
         input = input.double()
     if target.shape == input.shape or kind.startswith("binary"):
         target = target.to(input.dtype)
-        options.pop("ignore_index", None)
     elif target.is_floating_point() and bool((target == target.round()).all()):
         target = target.long()  # a CSV column with one empty cell, a JSON list of 1.0, …
     if class_weight is not None:

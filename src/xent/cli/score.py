@@ -80,8 +80,6 @@ def score(
     from xent.scoring._sharing import sharing_of_processes
 
     with sharing_of_processes() as sharing:
-        if html is not None and html.suffix != ".html":
-            raise OptionError(f"--html {html}", "a page is a file that ends in .html", f"pass such as {html.stem}.html")
         if (logits is None) != (targets is None):
             missing = "--targets" if targets is None else "--logits"
             raise OptionError(f"no {missing}", "saved logits are scored against targets", f"pass {missing}")
@@ -93,10 +91,20 @@ def score(
             from xent.scoring._score_files import check_out
         if out is not None:
             check_out(out)  # before a model is loaded
+        if html is not None:
+            _check_page(html)
         output = _Output(out, html, as_json, skip_bad, sharing)
+        given = {
+            "--ignore-index": ignore_index != -100,
+            **{"--tokenizer": tokenizer is not None, "--dtype": dtype != "float32", "--device": device != "cpu"},
+            **{"--bos": bos != "auto", "--context": context is not None, "--stride": stride is not None},
+            **{"--text-column": text_column != "text", "--lines": lines},
+        }
         if model is None:
+            _refuse_idle(given, (*_OF_MODELS, *_OF_READING, *_OF_FILES), "--logits")
             return _score_saved(logits or "", targets or "", ignore_index, output)  # both are there, as checked above
         run = _recipe(Path(model))
+        _refuse_idle(given, ("--ignore-index", *_idle_with(run, texts)), f"{model}")
         if run == "digits":
             _no_texts(texts, model)
             from xent.scoring._saved_rows import digits_rows
@@ -110,6 +118,33 @@ def score(
         corpus = _Texts(texts, text_column, lines, bos).corpus(skip_bad)
         loaded = load_hub_model(model, HubOptions(tokenizer, bos, dtype, sharing.device(device)))
         return output.texts(loaded, corpus, _text_scores.check_reading(reading, loaded))
+
+
+_OF_MODELS, _OF_FILES = ("--tokenizer", "--dtype", "--device"), ("--text-column", "--lines")
+_OF_READING = ("--bos", "--context", "--stride")
+
+
+def _idle_with(recipe: str | None, texts: Path | None) -> tuple[str, ...]:
+    """The options that say nothing to a model, or to a run of a recipe."""
+    if recipe is None:
+        return ()
+    if recipe != "language_model":
+        return (*_OF_MODELS, *_OF_READING, *_OF_FILES)
+    return _OF_MODELS if texts is not None else (*_OF_MODELS, *_OF_FILES)
+
+
+def _refuse_idle(given: dict[str, bool], names: tuple[str, ...], source: str) -> None:
+    for name in names:
+        if given[name]:
+            raise OptionError(f"{name} with {source}", "it says nothing there", f"leave {name} out")
+
+
+def _check_page(html: Path) -> None:
+    from xent.report._files import check_place
+
+    if html.suffix != ".html":
+        raise OptionError(f"--html {html}", "a page is a file that ends in .html", f"pass such as {html.stem}.html")
+    check_place(html)
 
 
 @dataclass(frozen=True)

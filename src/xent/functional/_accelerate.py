@@ -164,7 +164,8 @@ def _overrides_torch(value: object) -> bool:
 
 def _in_torchs_dtype(loss: Tensor, input: Tensor, *promoting: Tensor | None) -> Tensor:
     """`loss` in the dtype of `input` promoted with the others; under autocast torch's losses are float32 as xent's."""
-    if torch.is_autocast_enabled(input.device.type):
+    device = input.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):  # never for meta
         return loss
     dtype = input.dtype
     for tensor in promoting:

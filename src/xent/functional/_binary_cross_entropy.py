@@ -144,8 +144,7 @@ def _elements(
             "each element of input has its target",
             "pass target.reshape(input.shape) if their order agrees, or target.float().unsqueeze(1) for input (N, 1)",
         )
-    if target.is_complex():
-        raise DtypeError(f"target has dtype {target.dtype}", "targets are real", "pass target.real")
+    _check_real("target", target)
     dtype = stats_dtype(input.dtype)
     return (
         input.to(dtype),
@@ -155,10 +154,16 @@ def _elements(
     )
 
 
+def _check_real(name: str, tensor: Tensor) -> None:
+    if tensor.is_complex():
+        raise DtypeError(f"{name} has dtype {tensor.dtype}", f"{name}s are real", f"pass {name}.real")
+
+
 def _broadcastable(name: str, weight: Tensor | None, input: Tensor, dtype: torch.dtype) -> Tensor | None:
     if weight is None:
         return None
     check_device(name, weight, input.device)
+    _check_real(name, weight)
     try:
         shape = torch.broadcast_shapes(weight.shape, input.shape)
     except RuntimeError as error:

@@ -5,7 +5,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from xent.errors import ShapeError
+from xent.errors import DtypeError, ShapeError
 from xent.ops.choice import column
 from xent.problem import HALF, check_tensor, checked_dim
 
@@ -40,7 +40,7 @@ def log_softmax(input: Tensor, dim: int, *, dtype: torch.dtype | None = None) ->
 
     Raises:
         DimensionError: `input` has no such dimension.
-        DtypeError: input is not a tensor, or dim not an integer.
+        DtypeError: input is not a tensor, dim not an integer, or dtype no dtype.
 
     Source:
         Blanchard, Higham, Higham, "Accurately computing the log-sum-exp and softmax functions", IMA J. Num. An. 2021.
@@ -53,6 +53,8 @@ def log_softmax(input: Tensor, dim: int, *, dtype: torch.dtype | None = None) ->
         tensor([-0.3133, -1.3133])
     """
     check_tensor("input", input)
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise DtypeError(f"dtype is a {type(dtype).__name__}", "it is a torch.dtype", "pass such as torch.float32")
     x = input if dtype is None else input.to(dtype)
     dim = _dimension(dim, x)
     file = column("log_softmax", x)

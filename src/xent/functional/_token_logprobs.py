@@ -9,8 +9,9 @@ from xent.functional._cross_entropy import cross_entropy
 from xent.functional._linear_cross_entropy import linear_cross_entropy
 from xent.head import Head, HeadRows, head_rows_of
 from xent.ops.choice import column
-from xent.problem import Rows, rows_of
+from xent.problem import Rows, check_tensor, rows_of
 from xent.row_stats import TokenLogprobs
+from xent.sparse_target import SparseTarget
 from xent.terms import LossTerms
 
 
@@ -92,7 +93,7 @@ def token_logprobs(
 
     Raises:
         ShapeError, DtypeError, DeviceError, OptionError, TargetRangeError: as `cross_entropy`; `top` is negative or
-            more than the classes.
+            more than the classes, `target` holds probabilities, `linear_bias` has no `linear_weight`.
 
     Source:
         Goodfellow, Bengio, Courville, *Deep Learning*, section 6.2.2: it is −`cross_entropy(…, reduction="none")`.
@@ -107,13 +108,14 @@ def token_logprobs(
         >>> xent.token_logprobs(torch.tensor([[2.0, 0.0, 2.0]]), torch.tensor([1]), top=2).top_indices
         tensor([[0, 2]])
     """
+    _check_given(input, target, linear_weight, linear_bias)
     if entropy or top != 0:
         terms = LossTerms(ignore_index=ignore_index, softcap=softcap, logit_scale=logit_scale, reduction="none")
         if linear_weight is None:
             problem = rows_of(input, target, terms, dim, shift)
         else:
             problem = head_rows_of(input, Head(linear_weight, linear_bias), target, terms, dim, shift)
-        _check(problem, top)
+        _check_top(problem, top)
         others = problem.target, linear_weight, linear_bias
         return column("token_logprobs", input, *others).rows(problem, entropy, top)
     if linear_weight is None:
@@ -143,11 +145,22 @@ def token_logprobs(
     return -loss
 
 
-def _check(problem: Rows | HeadRows, top: int) -> None:
-    if not problem.is_hard:
+def _check_given(input: Tensor, target: object, linear_weight: Tensor | None, linear_bias: Tensor | None) -> None:
+    """What the losses would take."""
+    dense = (
+        isinstance(target, Tensor) and target.is_floating_point() and target.ndim >= check_tensor("input", input).ndim
+    )
+    if dense or isinstance(target, SparseTarget):
         raise DtypeError(
             "target holds probabilities", "a score is that of one class for each row", "pass class indices"
         )
+    if linear_bias is not None and linear_weight is None:
+        raise OptionError(
+            "linear_bias without linear_weight", "logits as they are have no layer", "pass linear_weight, or no bias"
+        )
+
+
+def _check_top(problem: Rows | HeadRows, top: int) -> None:
     if isinstance(top, bool) or not isinstance(top, int):
         raise DtypeError(f"top is a {type(top).__name__}", "it counts classes", "pass int(top)")
     if not 0 <= top <= problem.num_classes:

@@ -10,8 +10,6 @@ from torch import Tensor
 from xent.inspection._expressions import Elementwise, Expression, Known, View, aligned, unravel
 from xent.inspection._leaves import ClassSums, Leaf, leaf_rows
 from xent.inspection._linear_parts import class_dim_of, is_constant
-from xent.inspection._nodes import Edge, Unreadable
-from xent.inspection._tables import expression_of
 
 _BLOCK = 1 << 21  # numbers in float64 at a time: 16 MiB
 
@@ -24,12 +22,8 @@ def blocks(table: Expression, class_dim: int) -> Iterator[tuple[Tensor, Tensor]]
         yield rows, table.rows(unravel(rows, shape), class_dim)
 
 
-def class_sums(take: Callable[[Leaf], Tensor], edge: Edge, dims: Sequence[int]) -> Tensor | None:
-    """The sum over `dims` of a table at `edge`, whose classes are among them; None if it is no such table."""
-    try:
-        table = expression_of(edge)
-    except Unreadable:
-        return None
+def class_sums(take: Callable[[Leaf], Tensor], table: Expression, dims: Sequence[int]) -> Tensor | None:
+    """The sum over `dims` of a table, whose classes are among them; None if it is no such table."""
     found = _terms(table, 1.0, [])
     if found is None:
         return None
@@ -39,9 +33,14 @@ def class_sums(take: Callable[[Leaf], Tensor], edge: Edge, dims: Sequence[int]) 
         if class_dim is None or base.shape != table.shape:
             return None
         values = take(ClassSums(_values(base, class_dim, factors), base, class_dim, factors))
-        rest = [dim - (dim > class_dim) for dim in dims if dim != class_dim]
-        total = total + scale * (values.sum(rest) if rest else values)
+        total = total + scale * rows_left(values, class_dim, dims)
     return total if isinstance(total, Tensor) else None
+
+
+def rows_left(values: Tensor, class_dim: int, dims: Sequence[int]) -> Tensor:
+    """Values of every row, summed over those of `dims` that are not the classes."""
+    rest = [dim - (dim > class_dim) for dim in dims if dim != class_dim]
+    return values.sum(rest) if rest else values
 
 
 def _classes_among(base: Expression, dims: Sequence[int]) -> int | None:

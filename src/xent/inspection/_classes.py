@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from xent.errors import NotExplained
-from xent.inspection._shown_rows import Names
+from xent.inspection._shown_rows import Names, checked_count
 from xent.inspection._term import Term
 from xent.report import Column, ResultTable
 
@@ -70,6 +70,7 @@ def suspects(term: Term, names: Names, n: int) -> ResultTable:
 
     Self-confidence and margin are those of confident learning (Northcutt, Jiang, Chuang, https://arxiv.org/abs/1911.00068).
     """
+    checked_count(n)
     found = _predictions(term)
     margin = torch.where(term.counted, found["p"] - found["other_p"], torch.inf)
     order = torch.sort(margin, stable=True).indices[: min(n, term.num_counted)].tolist()

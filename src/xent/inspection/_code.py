@@ -21,12 +21,12 @@ def tensors_of(term: Term) -> dict[str, Tensor]:
         found["target"] = term.distributions(torch.arange(term.num_rows))[:, 1].reshape(term.row_shape)
     elif term.target is not None:
         found["target"] = term.target
-        if not bool(term.counted.all()):
-            found["counted"] = term.counted
         if not torch.equal(term.row_ids, torch.arange(term.scores.num_rows)):
             found["rows"] = term.row_ids
     else:
         found["target"] = term.distributions(torch.arange(term.num_rows))
+    if not bool(term.counted.all()):
+        found["counted"] = term.counted
     for name, value in (("class_weight", term.class_weight), ("row_weight", term.row_weight)):
         if value is not None:
             found[name] = value
@@ -97,7 +97,8 @@ def _log_probabilities(term: Term) -> list[str]:
 
 def _binary(term: Term) -> list[str]:
     weight = "" if term.class_weight is None else "class_weight[:, 1] * "
-    return ["t = target.double().reshape(-1)", f"cost = -({weight}t * log_p1 + (1 - t) * log_p0)"]
+    lines = ["t = target.double().reshape(-1)", f"cost = -({weight}t * log_p1 + (1 - t) * log_p0)"]
+    return lines if bool(term.counted.all()) else [*lines, "cost = cost.where(counted, 0)  # elements left out"]
 
 
 def _rows(term: Term) -> list[str]:
@@ -126,7 +127,8 @@ def _soft(term: Term) -> list[str]:
     if term.label_smoothing:
         lines.append(f"q = (1 - {term.label_smoothing!r}) * q + {term.label_smoothing!r} / q.shape[1]")
     weighed = "class_weight * q" if term.class_weight is not None else "q"
-    return [*lines, f"cost = -({weighed} * log_p).sum(1)", *_z_term(term, "")]
+    lines += [f"cost = -({weighed} * log_p).sum(1)", *_z_term(term, "")]
+    return lines if bool(term.counted.all()) else [*lines, "cost = cost.where(counted, 0)  # rows left out"]
 
 
 def _z_term(term: Term, weight: str) -> list[str]:
@@ -145,4 +147,6 @@ def _reduced(term: Term) -> list[str]:
     if term.denominator_words == "Σ weight" and term.class_weight is not None and term.row_weight is None:
         own = "class_weight[y].where(counted, 0)" if not bool(term.counted.all()) else "class_weight[y]"
         return [f"loss = cost.sum() / {own}.sum(){times}"]
-    return [f"loss = cost.sum() / {term.denominator:.17g}{times}  # {term.denominator_words}"]
+    words = term.denominator_words
+    comment = "" if words.replace(",", "").replace(".", "").isdigit() else f"  # {words}"
+    return [f"loss = cost.sum() / {term.denominator:.17g}{times}{comment}"]

@@ -54,7 +54,7 @@ def _term(explanation: Explanation, term: Term) -> dict[str, Any]:
         for record, found in zip(records, classes, strict=True):
             record["classes"] = found
     return {
-        "heading": heading(term),
+        "heading": heading(term, is_sum=explanation.is_sum),
         "kind": term.kind,
         "read": options_read(term),
         "value": term.value,

@@ -35,6 +35,7 @@ class Equality:
         ulps: steps of the dtype between the tensor's value and the derived one, rounded to the dtype.
         allowed: the difference that rounding explains.
         dtype: the tensor's.
+        rounded_in: the dtype in which ulps are counted: the one with the fewest digits that the value went through.
         made_by: "torch" or "xent".
         elements: how many values were compared.
         reach: Σ |cost|, before factors and denominators.
@@ -48,6 +49,7 @@ class Equality:
     made_by: str = "torch"
     elements: int = 1
     reach: float = 0.0
+    rounded_in: torch.dtype | None = None
 
     @property
     def difference(self) -> float:
@@ -69,7 +71,11 @@ class Equality:
     @property
     def is_overflow(self) -> bool:
         """Whether the tensor is an infinity because its dtype ends before the sum of its rows does."""
-        return math.isinf(self.value) and math.isfinite(self.derived) and self.reach > 0.99 * _end(self.dtype)
+        return math.isinf(self.value) and math.isfinite(self.derived) and self.reach > 0.99 * _end(self._counted_in)
+
+    @property
+    def _counted_in(self) -> torch.dtype:
+        return self.rounded_in or self.dtype
 
     @property
     def explained(self) -> bool:
@@ -77,13 +83,15 @@ class Equality:
         return self.holds or self.is_rounding
 
     def __str__(self) -> str:
-        dtype = str(self.dtype).removeprefix("torch.")
+        counted_in = self._counted_in
+        dtype = str(counted_in).removeprefix("torch.")
         if self.holds and not self.is_overflow:
-            return f"equal ({self.ulps:.0f} ulp{f' of {dtype}' if self.dtype in HALF else ''})"
+            named = f" of {dtype}" if counted_in in HALF or counted_in != self.dtype else ""
+            return f"equal ({self.ulps:.0f} ulp{named})"
         if self.is_overflow:
-            return f"{dtype} ends at {number(_end(self.dtype), 0)}: the sum of the rows overflowed"
+            return f"{dtype} ends at {number(_end(counted_in), 0)}: the sum of the rows overflowed"
         if self.is_rounding:
-            exact = "" if self.dtype == torch.float64 else ", the derived one is exact"
+            exact = "" if counted_in == torch.float64 else ", the derived one is exact"
             return (
                 f"{self.ulps:.0f} ulp apart, by {number(self.difference)}: sums in {dtype} may be off by "
                 f"{number(self.allowed)}{exact}"
@@ -105,17 +113,18 @@ class Magnitude:
     reach: float
 
 
-def magnitude_of(leaves: Sequence[Leaf], factors: Sequence[Tensor]) -> Magnitude:
-    """The magnitude of everything that enters a value."""
+def magnitude_of(leaves: Sequence[Leaf], factors: Sequence[Tensor], each: bool = False) -> Magnitude:
+    """The magnitude of everything that enters a value; `each`: of the largest of several values, one for each row."""
     total = reach = 0.0
+    whole = (lambda values: values.max() if values.numel() else values.sum()) if each else torch.sum
     for leaf, factor in zip(leaves, factors, strict=True):
         values = leaf.values.detach().reshape(-1).abs()
         values = torch.where(values.isfinite(), values, 0.0)
-        reach += float(values.sum())
+        reach += float(whole(values))
         if isinstance(leaf, Whole):
             values = (values + _rounded_beside(leaf)) * _largest_weight(leaf)
         product = values * factor.reshape(-1).abs()
-        total += float(torch.where(product.isfinite(), product, 0.0).sum())
+        total += float(whole(torch.where(product.isfinite(), product, 0.0)))
     return Magnitude(total, reach)
 
 
@@ -136,22 +145,38 @@ def _largest_weight(leaf: Whole) -> float:
     return largest
 
 
-def compared(value: Tensor, derived: Tensor, size: Magnitude, count: int, made_by: str, additions: int = 0) -> Equality:
-    """Compare the tensor with the derived values of its shape, made of `count` numbers.
+@dataclass(frozen=True)
+class Sums:
+    """How a value was added up.
 
-    `additions` were made one after the other, not in blocks: each may be off by u.
+    Attributes:
+        size: of the numbers that were added.
+        count: of them.
+        made_by: "torch" or "xent".
+        additions: one after the other, not in blocks: each may be off by u.
+        rounded_in: the dtype with the fewest digits on the way; None for the tensor's own.
     """
+
+    size: Magnitude
+    count: int
+    made_by: str
+    additions: int = 0
+    rounded_in: torch.dtype | None = None
+
+
+def compared(value: Tensor, derived: Tensor, sums: Sums) -> Equality:
+    """Compare the tensor with the derived values of its shape."""
+    made_by, dtype = sums.made_by, sums.rounded_in or value.dtype
     given, found = value.detach().reshape(-1).cpu(), derived.detach().reshape(-1).double()
     if not given.numel():
         return Equality(0.0, 0.0, 0.0, 0.0, value.dtype, made_by, 0)
-    unit = torch.finfo(value.dtype).eps / 2
-    steps = _ulps(given, found)
+    steps = _ulps(given, found, dtype)
     worst = int(steps.argmax())
-    depth = math.ceil(math.log2(max(count, 2))) + 4 + additions
-    allowed = depth * unit * size.total
+    depth = math.ceil(math.log2(max(sums.count, 2))) + 4 + sums.additions
+    allowed = depth * torch.finfo(dtype).eps / 2 * sums.size.total
     return Equality(
         float(given[worst].double()), float(found[worst]), float(steps[worst]), allowed, value.dtype, made_by,
-        given.numel(), size.reach,
+        given.numel(), sums.size.reach, None if dtype == value.dtype else dtype,
     )  # fmt: skip
 
 
@@ -159,13 +184,12 @@ def _end(dtype: torch.dtype) -> float:
     return float(torch.finfo(dtype).max)
 
 
-def _ulps(given: Tensor, found: Tensor) -> Tensor:
-    """Steps of the dtype between each pair; 0 for equal infinities and for NaN beside NaN."""
-    info = torch.finfo(given.dtype)
+def _ulps(given: Tensor, found: Tensor, dtype: torch.dtype) -> Tensor:
+    """Steps of `dtype` between each pair; 0 for equal infinities and for NaN beside NaN."""
     exact = given.double()
     rounded = found.to(given.dtype).double()
-    size = torch.maximum(exact.abs(), rounded.abs()).clamp(min=info.smallest_normal)
-    spacing = torch.exp2(torch.floor(torch.log2(size))) * info.eps
+    size = torch.maximum(exact.abs(), rounded.abs()).clamp(min=torch.finfo(given.dtype).smallest_normal)
+    spacing = torch.exp2(torch.floor(torch.log2(size))) * torch.finfo(dtype).eps
     steps = ((exact - rounded).abs() / spacing).round()
     same = (exact == rounded) | (exact.isnan() & rounded.isnan())
     return torch.where(same, 0.0, steps.nan_to_num(nan=float("inf"), posinf=float("inf")))

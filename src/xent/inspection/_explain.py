@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,18 +8,17 @@ import torch
 from torch import Tensor
 
 from xent.errors import DtypeError, NotExplained
-from xent.inspection._equality import compared, magnitude_of
+from xent.inspection._equality import Sums, compared, magnitude_of
 from xent.inspection._explanation import Explanation
 from xent.inspection._findings import checks_of_arguments, checks_of_graph
 from xent.inspection._fold import Fold
 from xent.inspection._given import KINDS, explained_arguments
 from xent.inspection._groups import HowReduced
-from xent.inspection._landmarks import landmarks_of
 from xent.inspection._leaves import ClassSums, Leaf
 from xent.inspection._linearity import is_linear
-from xent.inspection._merge import Rest, merged
+from xent.inspection._merge import merged
 from xent.inspection._nodes import BY_ARGUMENTS, Unreadable, edge_of
-from xent.inspection._shown_rows import Names
+from xent.inspection._shown_rows import Names, texts_of
 from xent.inspection._term import Term
 
 __all__ = ["KINDS", "explain"]
@@ -31,8 +30,8 @@ def explain(
     weight: Tensor | None = None,
     *,
     kind: str = "cross_entropy",
-    class_names: Sequence[str] | None = None,
-    row_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | Mapping[int, str] | None = None,
+    row_names: Sequence[str] | Mapping[int, str] | None = None,
     **terms: Any,
 ) -> Explanation:
     r"""Explain a loss value: every number between the logits and it, and whether they add up to it.
@@ -52,8 +51,8 @@ def explain(
         target: class indices or probabilities, as in the loss.
         weight: class weights, as in the loss.
         kind: with `target`: "cross_entropy", "nll_loss", "binary_cross_entropy" or "binary_cross_entropy_with_logits".
-        class_names: names to show for classes.
-        row_names: a text for each row, shown beside it.
+        class_names: names to show for classes, in order, or by number.
+        row_names: a text for each row, shown beside it, likewise.
         **terms: with `target`: the options of the loss (`xent.cross_entropy`, and `linear_weight`, `linear_bias`).
 
     Returns:
@@ -89,7 +88,7 @@ def explain(
         >>> xent.explain(loss)
         <Explanation: cross_entropy · mean over 2 rows · 3 classes: 0.8606, equal (0 ulp)>
     """
-    names = Names(class_names, row_names)
+    names = Names(texts_of(class_names, "class_names"), texts_of(row_names, "row_names"))
     if target is not None:
         with torch.inference_mode(False), torch.no_grad():
             explanation = explained_arguments(loss, target, weight, kind, terms, names)
@@ -102,11 +101,7 @@ def explain(
 
 def _check_loss(loss: object, weight: Tensor | None, terms: dict[str, Any]) -> None:
     if not isinstance(loss, Tensor):
-        raise DtypeError(
-            f"loss is a {type(loss).__name__}",
-            "it is a tensor with a graph",
-            "leave out .item(), or " + BY_ARGUMENTS,
-        )
+        raise DtypeError(f"loss is a {type(loss).__name__}", "it is a tensor with a graph", _instead_of(loss))
     if not loss.is_floating_point():
         raise DtypeError(f"loss has dtype {loss.dtype}", "a loss is floating point", BY_ARGUMENTS)
     if weight is not None or terms:
@@ -121,39 +116,58 @@ def _check_loss(loss: object, weight: Tensor | None, terms: dict[str, Any]) -> N
         raise NotExplained("loss has no graph", why, BY_ARGUMENTS)
 
 
+def _instead_of(loss: object) -> str:
+    inside = loss.get("loss") if isinstance(loss, Mapping) else getattr(loss, "loss", None)
+    if isinstance(inside, Tensor):
+        return 'pass its ["loss"]' if type(loss) is dict else "pass its .loss"
+    if isinstance(loss, (list, tuple)):
+        return "pass the loss alone"
+    return "leave out .item(), or " + BY_ARGUMENTS
+
+
 def explained_graph(loss: Tensor, names: Names) -> Explanation:
-    fold = Fold()
+    fold = Fold(loss.dtype)
+    explanation = _folded(loss, fold, names)
+    if not explanation.equality.explained and fold.divergences:
+        again = _folded(loss, Fold(loss.dtype, as_divergences=True), names)
+        return again if again.equality.explained else explanation
+    return explanation
+
+
+def _folded(loss: Tensor, fold: Fold, names: Names) -> Explanation:
     try:
         derived = fold.whole(edge_of(loss))
     except Unreadable as reason:
         raise reason.in_words() from reason
     leaves = fold.leaves
     factors = _factors(derived, leaves)
-    divisor = fold.divisors[0] if len(fold.divisors) == 1 else None
-    terms, rests = merged(leaves, factors, HowReduced(loss.dtype, loss.ndim == 0, divisor))
+    divisor = fold.divisors[0] if len(set(fold.divisors)) == 1 else None
+    scalar = loss.ndim == 0 or (loss.numel() == 1 and any(leaf.values.numel() > 1 for leaf in leaves))
+    terms, rests = merged(leaves, factors, HowReduced(_factors_dtype(loss, fold), scalar, divisor))
     if not terms:
-        raise _no_cross_entropy(loss)
+        raise _no_cross_entropy(loss, 0.0 in fold.divisors)
+    if not scalar:
+        terms = [_of_values(term, loss.numel()) for term in terms]
     linear = sum(term.value for term in terms) + sum(rest.value for rest in rests)
     size = magnitude_of(leaves, factors)
     whole = float(derived.detach().sum())
     is_sum = not abs(linear - whole) > 8 * max(torch.finfo(loss.dtype).eps, 1e-9) * max(size.total, abs(whole))
     count = sum(leaf.values.numel() * (leaf.base.shape[leaf.class_dim] if isinstance(leaf, ClassSums) else 1)
                 for leaf in leaves)  # fmt: skip
+    if not scalar and all(leaf.values.numel() == loss.numel() for leaf in leaves):
+        size, count = magnitude_of(leaves, factors, each=True), count // max(loss.numel(), 1)
     made_by = "xent" if any(term.written.startswith("xent.") for term in terms) else "torch"
-    equality = compared(loss, derived.detach(), size, count, made_by, fold.additions)
-    if not equality.explained and len(terms) == 1 and loss.ndim == 0:
-        entropy = _targets_entropy(terms[0])
-        less = compared(loss, derived.detach() - entropy, size, count, made_by, fold.additions)
-        if entropy and less.explained:
-            rests.append(Rest("− entropy of the targets (a Kullback–Leibler divergence)", -entropy))
-            equality = less
+    equality = compared(loss, derived.detach(), Sums(size, count, made_by, fold.additions, fold.coarsest))
     notes = _notes(fold, equality.explained, is_sum)
     shape = tuple(loss.shape)
     moves_alike = is_linear(derived) and not fold.held
     return Explanation(tuple(terms), tuple(rests), equality, shape, is_sum, moves_alike, notes, names)
 
 
-def _no_cross_entropy(loss: Tensor) -> NotExplained:
+def _no_cross_entropy(loss: Tensor, divided_by_0: bool) -> NotExplained:
+    if divided_by_0:
+        got = f"the loss is {float(loss.detach().reshape(-1)[0])}: a sum of rows divided by 0"
+        return NotExplained(got, "a mean has rows that count", "divide by max(count, 1), or leave such a batch out")
     found = f"no cross-entropy was found behind {edge_of(loss).name}"
     if not bool(loss.isfinite().all()):
         overflowed = "a log-softmax by hand that overflowed is none any more (exp ends at 88.7 in float32)"
@@ -161,9 +175,14 @@ def _no_cross_entropy(loss: Tensor) -> NotExplained:
     return NotExplained(found, "a loss is made of log-probabilities of classes, picked or weighted", BY_ARGUMENTS)
 
 
-def _targets_entropy(term: Term) -> float:
-    landmarks = landmarks_of(term)
-    return 0.0 if landmarks is None else landmarks.floor * landmarks.mass
+def _factors_dtype(loss: Tensor, fold: Fold) -> torch.dtype:
+    """The dtype to which factors were rounded: the loss's, but for one that a loss in float32 was only cast to."""
+    return torch.float32 if loss.dtype == torch.float64 and fold.coarsest != torch.float64 else loss.dtype
+
+
+def _of_values(term: Term, count: int) -> Term:
+    """The term of a loss with several values: one for each row, or fewer, each of several rows."""
+    return term if count == term.num_rows else replace(term, num_values=count)
 
 
 def _factors(derived: Tensor, leaves: list[Leaf]) -> list[Tensor]:
@@ -184,6 +203,10 @@ def _notes(fold: Fold, explained: bool, is_sum: bool) -> tuple[str, ...]:
     ]
     if fold.added and not explained:
         notes.append(f"{fold.added[0].name} added something without a graph; no node keeps what it was")
+    if fold.held:
+        notes.append(
+            "a factor of the rows could not be read and is held at its numbers: gradients are without its part"
+        )
     if not is_sum:
         notes.append("the value is no sum of its rows: the factors are its derivative at this point")
     return tuple(notes)

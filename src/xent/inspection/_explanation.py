@@ -256,7 +256,7 @@ class Explanation:
         return str(self.receipt)
 
     def __repr__(self) -> str:
-        what = " + ".join(heading(term) for term in self.terms) or "no cross-entropy"
+        what = " + ".join(heading(term, is_sum=self.is_sum) for term in self.terms) or "no cross-entropy"
         return f"<Explanation: {what}: {self.value:.4g}, {self.equality}>"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

@@ -11,12 +11,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from xent.inspection._class_sums import class_sums
 from xent.inspection._expressions import Expression, every_place
 from xent.inspection._leaves import ClassSums, Leaf, Other, Picks
 from xent.inspection._linear_parts import class_dim_of, parts_at
 from xent.inspection._log_sum_exps import log_of, log_sum_exp, power
 from xent.inspection._nodes import Edge, Unreadable, kind_of, signed
+from xent.inspection._reductions import reduced
+from xent.inspection._row_operations import ROW_OPERATIONS, on_rows
 from xent.inspection._row_sources import source_of
 from xent.inspection._tables import expression_of
 from xent.inspection._view_nodes import view_of
@@ -25,7 +26,8 @@ _LARGEST = 1 << 22  # elements that are listed one by one
 _CHAINED = ("Add", "Sub", "Mul", "Div", "Neg")
 _REDUCTIONS = ("Sum", "Mean", "Logsumexp")
 _MAY_MAKE_TABLES = ("Log", "Sub", "Add")  # the last step of a log-softmax by hand
-_BETWEEN = (*_MAY_MAKE_TABLES, "Neg", "Mul", "Div", "Pow", "Exp", "MaskedFill", "Where", "Stack", "Cat", "CopySlices")
+_BETWEEN = (*_MAY_MAKE_TABLES, "Neg", "Mul", "Div", "Pow", "Exp", "MaskedFill", "Where", "Stack", "Cat", "CopySlices",
+            *ROW_OPERATIONS)  # fmt: skip
 
 
 class Fold:
@@ -38,9 +40,13 @@ class Fold:
         divisors: numbers that scalars were divided by.
         additions: additions one after the other, each of which torch rounds.
         held: operands with a graph that could not be read, taken as the numbers that their node saved.
+        divergences: sums over classes to which a constant was added, as in a Kullback–Leibler divergence.
+        as_divergences: whether these constants are taken for Σ q ln q, which makes them divergences.
+        coarsest: the dtype with the fewest digits that a row or a sum of rows went through.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype, as_divergences: bool = False) -> None:
+        self.coarsest, self.as_divergences, self.divergences = dtype, as_divergences, 0
         self.leaves: list[Leaf] = []
         self.added: list[Edge] = []
         self.unread: list[Unreadable] = []
@@ -72,11 +78,28 @@ class Fold:
                 self(link)
         return self(edge)
 
+    def went_through(self, dtype: torch.dtype) -> None:
+        """Rows, or numbers that they are made of, were rounded to `dtype`."""
+        if dtype.is_floating_point:
+            self.coarsest = max(self.coarsest, dtype, key=lambda one: torch.finfo(one).eps)
+
+    def mark(self) -> tuple[int, int]:
+        """Where the reading stands, for `back_to`."""
+        return len(self.leaves), len(self._known)
+
+    def back_to(self, mark: tuple[int, int]) -> None:
+        """Forget what was read since `mark`, for an operand that could not be read to its end."""
+        del self.leaves[mark[0] :]
+        for key in list(self._known)[mark[1] :]:
+            del self._known[key]
+
     def remember(self, edge: Edge, values: Tensor) -> None:
         """The tensor at `edge` is a leaf's."""
         self._known[edge.key] = values
 
     def _read(self, edge: Edge) -> Tensor:
+        if edge.name != "AccumulateGrad":
+            self.went_through(edge.dtype)
         source = source_of(edge)
         if source is not None:
             return source(self, edge)
@@ -152,11 +175,13 @@ def _operand(fold: Fold, edge: Edge, place: int, name: str) -> Tensor:
     operands = edge.operands
     behind = operands[place] if place < len(operands) else None
     if behind is not None:
+        mark = fold.mark()
         try:
             return fold(behind)
         except Unreadable:
             if not isinstance(edge.saved(name), Tensor):
                 raise
+            fold.back_to(mark)
             fold.held += 1
     return operand_value(edge, name)
 
@@ -169,10 +194,6 @@ def operand_value(edge: Edge, name: str) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach().double().cpu()
     return torch.tensor(float(value), dtype=torch.float64)
-
-
-def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Fold, Edge], Tensor]:
-    return lambda fold, edge: function(_operand(fold, edge, 0, "self"), _operand(fold, edge, 1, "other"))
 
 
 def _unary(function: Callable[[Tensor], Tensor]) -> Callable[[Fold, Edge], Tensor]:
@@ -210,13 +231,13 @@ def _addend(fold: Fold, edge: Edge, place: int) -> Tensor:
     if kind_of(behind) == "Rsub" and edge.shape == ():  # `total = 0.0; total = total - …`
         fold.added.append(behind)
         return -float(behind.saved("alpha") or 1) * _addend(fold, behind, 0)
-    before = len(fold.leaves)
+    mark = fold.mark()
     try:
-        return _alone(fold, behind, before)
+        return _alone(fold, behind, mark[0])
     except Unreadable as reason:
         if edge.shape != ():
             raise
-        del fold.leaves[before:]
+        fold.back_to(mark)
         fold.unread.append(reason)
         return torch.zeros((), dtype=torch.float64)
 
@@ -224,15 +245,17 @@ def _addend(fold: Fold, edge: Edge, place: int) -> Tensor:
 def _alone(fold: Fold, edge: Edge, before: int) -> Tensor:
     """A scalar addend; one that is no sum of its leaves (a squared norm) is one number, if no loss is in it."""
     value = fold(edge)
-    own = fold.leaves[before:]
+    own, known = fold.leaves[before:], fold.leaves  # an earlier addend may have read some of what this one takes
     if edge.shape != () or not own or any(_is_loss(leaf) for leaf in own) or not value.requires_grad:
         return value
-    factors = torch.autograd.grad(value, [leaf.values for leaf in own], retain_graph=True, allow_unused=True)
-    linear = sum(float((leaf.values * factor).sum().detach()) for leaf, factor in zip(own, factors, strict=True)
+    factors = torch.autograd.grad(value, [leaf.values for leaf in known], retain_graph=True, allow_unused=True)
+    linear = sum(float((leaf.values * factor).sum().detach()) for leaf, factor in zip(known, factors, strict=True)
                  if factor is not None)  # fmt: skip
     if abs(linear - float(value.detach())) <= 1e-9 * abs(float(value.detach())):
         return value
-    fold.leaves[before:] = [Other(value.detach(), edge)]
+    named = {leaf.written for leaf in own if isinstance(leaf, Other)}
+    written = f"a function of the {named.pop()}" if len(named) == 1 and "" not in named else ""
+    fold.leaves[before:] = [Other(value.detach(), edge, written)]
     fold.remember(edge, fold.leaves[-1].values)
     return fold.leaves[-1].values
 
@@ -241,36 +264,6 @@ def _is_loss(leaf: Leaf) -> bool:
     if isinstance(leaf, (Picks, ClassSums)):
         return class_dim_of(leaf.base) is not None
     return not isinstance(leaf, Other)
-
-
-def _reduced(mean: bool) -> Callable[[Fold, Edge], Tensor]:
-    def replay(fold: Fold, edge: Edge) -> Tensor:
-        behind = edge.operands[0]
-        if behind is None:
-            raise Unreadable(edge)
-        rank = len(behind.shape)
-        dims = sorted(signed(dim) % max(rank, 1) for dim in edge.saved("dim") or ()) or list(range(rank))
-        share = 1 / max(torch.Size([behind.shape[dim] for dim in dims]).numel(), 1) if mean else 1.0
-        if not torch.Size(behind.shape).numel():
-            share = float("nan") if mean else 1.0
-        sign, table = _without_constant(fold, behind)
-        values = None if fold.has_rows(behind) else class_sums(fold.leaf, table, dims)
-        values = values if values is None else sign * values
-        if values is None:
-            values = fold(behind)
-            values = values.sum(dims) if dims else values
-        return (values * share).reshape(edge.shape)
-
-    return replay
-
-
-def _without_constant(fold: Fold, edge: Edge) -> tuple[float, Edge]:
-    """The table of `table + constant` or `constant − table` (a KL divergence): no node keeps the constant."""
-    if kind_of(edge) not in ("Add", "Sub") or edge.operands.count(None) != 1:
-        return 1.0, edge
-    fold.added.append(edge)
-    place, behind = next((place, behind) for place, behind in enumerate(edge.operands) if behind is not None)
-    return (-1.0 if place and kind_of(edge) == "Sub" else 1.0), behind
 
 
 def _joined(fold: Fold, edge: Edge) -> Tensor:
@@ -313,30 +306,38 @@ def _written_into(fold: Fold, edge: Edge) -> Tensor:
     return flat.reshape(edge.shape)
 
 
-def _elementwise(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Fold, Edge], Tensor]:
-    replay_rows = _binary(function)
-
-    def replay(fold: Fold, edge: Edge) -> Tensor:
-        return fold.elements(expression_of(edge), edge) if _table(fold, edge) else replay_rows(fold, edge)
-
-    return replay
+def _multiplied(fold: Fold, edge: Edge) -> Tensor:
+    if _table(fold, edge):
+        return fold.elements(expression_of(edge), edge)
+    one, other = (_factor(fold, edge, place, name) for place, name in enumerate(("self", "other")))
+    return one * other
 
 
 def _divided(fold: Fold, edge: Edge) -> Tensor:
-    quotient = _elementwise(torch.div)(fold, edge)
-    if edge.shape == () and (len(edge.operands) < 2 or edge.operands[1] is None):
-        fold.divisors.append(float(operand_value(edge, "other")))
-    return quotient
+    if _table(fold, edge):
+        return fold.elements(expression_of(edge), edge)
+    one, other = (_factor(fold, edge, place, name) for place, name in enumerate(("self", "other")))
+    if edge.shape == () and other.numel() == 1 and not other.requires_grad:
+        fold.divisors.append(float(other))
+    return one / other
+
+
+def _factor(fold: Fold, edge: Edge, place: int, name: str) -> Tensor:
+    """An operand of a product; a learned number that a loss is multiplied by is held: no row is in it."""
+    value, operands = _operand(fold, edge, place, name), edge.operands
+    of_rows = [behind is not None and fold.has_rows(behind) for behind in operands]
+    is_number = value.numel() == 1 and place < len(operands) and not of_rows[place] and any(of_rows)
+    return value.detach() if is_number else value
 
 
 _REPLAYS: dict[str, Callable[[Fold, Edge], Tensor]] = {
     "Neg": _unary(torch.neg),
     "Add": _added(1),
     "Sub": _added(-1),
-    "Mul": _elementwise(torch.mul),
+    "Mul": _multiplied,
     "Div": _divided,
-    "Sum": _reduced(mean=False),
-    "Mean": _reduced(mean=True),
+    "Sum": reduced(mean=False),
+    "Mean": reduced(mean=True),
     "MaskedFill": _masked_fill,
     "Where": _where,
     "Stack": _joined,
@@ -346,6 +347,7 @@ _REPLAYS: dict[str, Callable[[Fold, Edge], Tensor]] = {
     "Pow": power,
     "Log": log_of,
     "Exp": _unary(torch.exp),
+    **{kind: on_rows(operation) for kind, operation in ROW_OPERATIONS.items()},
     "Sqrt": _unary(torch.sqrt),
     "Rsqrt": _unary(torch.rsqrt),
     "Abs": _unary(torch.abs),

@@ -11,7 +11,7 @@ from torch import Tensor
 from xent import functional
 from xent.errors import OptionError
 from xent.head import Head, HeadRows, head_rows_of
-from xent.inspection._equality import compared, magnitude_of
+from xent.inspection._equality import Sums, compared, magnitude_of
 from xent.inspection._explanation import Explanation
 from xent.inspection._leaves import Whole
 from xent.inspection._reduction_words import reduced_like
@@ -103,8 +103,9 @@ def _explanation(leaf: Whole, value: Tensor, terms: LossTerms, names: Names) -> 
         if terms.reduction == "none"
         else torch.tensor(_folded(term, denominator), dtype=torch.float64)
     )
-    size = magnitude_of([leaf], [upstream])
-    equality = compared(value, derived, size, len(cost), "xent")
+    each = terms.reduction == "none"
+    size = magnitude_of([leaf], [upstream], each)
+    equality = compared(value, derived, Sums(size, 1 if each else len(cost), "xent"))
     return Explanation((term,), (), equality, tuple(value.shape), names=names)
 
 

@@ -15,6 +15,10 @@ from torch import Tensor
 from xent.inspection._expressions import Expression, Index, Known
 from xent.inspection._nodes import Edge
 
+ENTROPY = "entropy of the predictions, Σ −p ln p"
+LOGSUMEXP = "log-sum-exp of the logits"
+DIVERGENCE = "− entropy of the targets (a Kullback–Leibler divergence)"
+
 
 @dataclass(eq=False)
 class LogProbabilities(Known):
@@ -83,9 +87,10 @@ class Whole(Leaf):
 
 @dataclass(eq=False)
 class Other(Leaf):
-    """A quantity that is no cross-entropy and could be made again."""
+    """A quantity that is no cross-entropy and could be made again; `written`: what it is, if not what its node says."""
 
     edge: Edge
+    written: str = ""
 
 
 def leaf_rows(base: Expression, class_dim: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xent.inspection._class_sums import blocks
 from xent.inspection._expressions import Elementwise, Expression
-from xent.inspection._leaves import LogSumExps
+from xent.inspection._leaves import Leaf, LogSumExps
 from xent.inspection._nodes import Edge, Unreadable, kind_of, signed
 from xent.inspection._picked_probabilities import exponents_of, log_of_picked
 from xent.inspection._tables import expression_of, operand
@@ -90,13 +90,20 @@ def log_sum_exp(fold: Fold, edge: Edge) -> Tensor:
 
 
 def power(fold: Fold, edge: Edge) -> Tensor:
-    behind, exponent = edge.operands[0], float(edge.saved("exponent"))
-    if behind is None:
-        raise Unreadable(edge)
+    behind, exponent = edge.operands[0], edge.saved("exponent")
+    if behind is None or any(each is not None for each in edge.operands[1:]) or edge.name.endswith("2"):
+        raise Unreadable(edge)  # a power of a number, or one whose exponent is learnt
     values = fold(behind)
-    lse = fold.leaves[-1] if fold.leaves else None
-    if exponent == 2 and isinstance(lse, LogSumExps) and lse.values is values:
+    if isinstance(exponent, Tensor) and exponent.numel() != 1:
+        return values ** exponent.detach().double().cpu()
+    exponent = float(exponent)
+    lse = next((leaf for leaf in fold.leaves if _is_lse(leaf, values)), None) if exponent == 2 else None
+    if isinstance(lse, LogSumExps):
         squared = LogSumExps(lse.values.square(), lse.base, lse.class_dim, squared=True)
-        fold.leaves[-1] = squared
-        return squared.values
+        return fold.leaf(squared).reshape(values.shape)
     return values**exponent
+
+
+def _is_lse(leaf: Leaf, values: Tensor) -> bool:
+    same = isinstance(leaf, LogSumExps) and not leaf.squared and leaf.values.numel() == values.numel()
+    return same and torch.equal(leaf.values.reshape(-1), values.reshape(-1))

@@ -19,6 +19,7 @@ from xent.inspection._groups import Group, HowReduced, Picked, per_row, picked_o
 from xent.inspection._join import joined
 from xent.inspection._leaves import ClassSums, Leaf, LogSumExps, Other, Picks, Whole, leaf_rows
 from xent.inspection._linear_parts import class_dim_of, is_log_softmax
+from xent.inspection._nodes import Edge, kind_of
 from xent.inspection._reduction_words import reduced_like
 from xent.inspection._scores import LogitScores, Scores, TableScores
 from xent.inspection._smoothing import quotient, smoothing_of, weight_of_sums
@@ -56,7 +57,7 @@ def merged(leaves: Sequence[Leaf], factors: Sequence[Tensor], how: HowReduced) -
             chosen = {Picks: group.picks, ClassSums: group.sums, LogSumExps: group.lses}[type(leaf)]
             chosen.append((leaf, flat))  # type: ignore[arg-type]
         elif isinstance(leaf, Other) and bool((flat != 0).any()):
-            rests.append(_rest(leaf.edge.name.removesuffix("Backward0"), leaf, flat))
+            rests.append(_rest(leaf.written or _name_of(leaf.edge), leaf, flat))
     for place, term in _binary_terms(groups, tolerance):
         terms.append(term)
         places[id(term)] = place
@@ -82,6 +83,10 @@ def _binary_terms(groups: dict[Hashable, Group], tolerance: float) -> list[tuple
             terms.append((groups[one].place, term))
             del groups[one], groups[other]
     return terms
+
+
+def _name_of(edge: Edge) -> str:
+    return "a tensor without a graph behind it" if kind_of(edge) == "AccumulateGrad" else kind_of(edge)
 
 
 def _rest(written: str, leaf: Leaf, factor: Tensor) -> Rest:
@@ -135,6 +140,9 @@ def _hard(group: Group, scores: Scores, lse: Tensor | None) -> Term | None:
     if lse is not None and not torch.allclose(lse[picked.rows], -picked.factor, rtol=group.tolerance, atol=0):
         return None
     weight = torch.where(picked.counted, picked.weight, 0.0)
+    ignored = ~picked.counted
+    if group.divisor == 0:  # the mean of rows that are all left out
+        picked = replace(picked, counted=torch.zeros_like(picked.counted))
     smoothing, class_weight, smooth = 0.0, picked.first.class_weight, None
     upstream = quotient(-picked.factor, weight)
     if group.sums:
@@ -148,9 +156,9 @@ def _hard(group: Group, scores: Scores, lse: Tensor | None) -> Term | None:
     if smoothing == 1 and smooth is not None:
         cost = smooth
     cost = torch.where(picked.counted, cost, 0.0)
-    target = torch.where(picked.counted, picked.classes, -1)
+    target = picked.classes
     if picked.first.ignore_index is not None:
-        target = torch.where(picked.counted, picked.classes, picked.first.ignore_index)
+        target = torch.where(ignored, picked.first.ignore_index, target)
     row_weight, upstream, weight, cost = _own_factors(upstream, weight, cost, picked.counted, group)
     return reduced_like(
         Term(
@@ -214,6 +222,7 @@ def _soft(group: Group, scores: Scores, lse: Tensor | None) -> Term | None:
         upstream, cost = upstream / found.scale, cost * found.scale
     counted = torch.ones(count, dtype=torch.bool) if found.counted is None else found.counted
     counted = counted & (factor != 0) if bool((factor != 0).any()) else counted
+    counted = counted if group.divisor != 0 else torch.zeros_like(counted)
     weight = counted.double()
     row_weight, upstream, weight, cost = _own_factors(upstream, weight, torch.where(counted, cost, 0.0), counted, group)
     shape = tuple(size for size in leaf_rows(group.base, group.class_dim) if size != 1) or (count,)

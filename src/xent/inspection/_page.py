@@ -52,14 +52,14 @@ def save_page(explanation: Explanation, path: Path, beside: Beside) -> None:
     equality = explanation.equality
     several = len(explanation.terms) + len(explanation.rests) > 1
     data = {
-        "value": equality.derived if not explanation.shape else sum(term["value"] for term in terms),
+        "value": equality.derived if equality.elements == 1 else sum(term["value"] for term in terms),
         "madeBy": equality.made_by,
-        "perRow": bool(explanation.shape),
+        "perRow": equality.elements > 1,
         "several": several,
         "temperatures": list(moving.TEMPERATURES),
         "terms": terms,
     }
-    title = " + ".join(heading(term) for term in explanation.terms) or "a loss"
+    title = " + ".join(heading(term, is_sum=explanation.is_sum) for term in explanation.terms) or "a loss"
     write_page(path, title, data, explanation.receipt, _folded(explanation))
 
 
@@ -97,7 +97,7 @@ def _term(explanation: Explanation, term: Term) -> dict[str, Any]:
     why = _why_fixed(explanation) or moving.why_fixed(term, records, explanation.equality.dtype)
     classes = sorted({number for record in records for number in record["classes"]})
     return {
-        "heading": heading(term),
+        "heading": heading(term, is_sum=explanation.is_sum),
         "kind": term.kind,
         "value": term.value,
         "held": _held(explanation, term),
@@ -116,7 +116,7 @@ def _term(explanation: Explanation, term: Term) -> dict[str, Any]:
         "rows": [] if why else records,
         "others": moving.other_rows(term, rows),
         "guessing": _guessing(term, landmarks),
-        "factored": term.reduction == "weighted" or term.row_weight is not None,
+        "factored": term.row_weight is not None,
     }
 
 

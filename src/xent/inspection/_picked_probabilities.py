@@ -18,6 +18,8 @@ from xent.inspection._nodes import Edge, Unreadable, kind_of
 from xent.inspection._tables import expression_of, logits_behind, operand
 from xent.inspection._view_nodes import view_of
 
+_NO_BOUND = 1e-4  # of ln p: an ε in it that moves it further makes another loss
+
 
 class Chosen(NamedTuple):
     """Elements of a table, by their places in it."""
@@ -32,7 +34,7 @@ def log_of_picked(edge: Edge) -> Picks | None:
         log = expression_of(edge)
     except Unreadable:
         return None
-    picked = log.operands[0] if isinstance(log, Elementwise) else None
+    picked = _before_bounds(edge, log)
     chosen = _chosen(picked, every_place(log.shape)) if isinstance(picked, (View, Reduced)) else None
     if chosen is None:
         return None
@@ -41,7 +43,26 @@ def log_of_picked(edge: Edge) -> Picks | None:
     if class_dim is None:
         return None
     places = tuple(part.broadcast_to(log.shape) for part in chosen.places)
-    return Picks(whole.at(places), whole, class_dim, places)
+    values = whole.at(places)
+    if picked is not log.operands[0]:  # type: ignore[attr-defined]
+        bounded = log.at(every_place(log.shape))
+        if not torch.allclose(bounded, values, rtol=_NO_BOUND, atol=_NO_BOUND):
+            return None
+        values = bounded
+    return Picks(values, whole, class_dim, places)
+
+
+def _before_bounds(edge: Edge, log: Expression) -> Expression | None:
+    """What is picked; of ln(p.clamp(min=ε)) and ln(p + ε), what stands before the bound."""
+    at, bounded = edge.operands[0], False
+    while at is not None and (kind_of(at).startswith("Clamp") or (kind_of(at) == "Add" and None in at.operands)):
+        at, bounded = next((behind for behind in at.operands if behind is not None), None), True
+    if not bounded or at is None:
+        return log.operands[0] if isinstance(log, Elementwise) else None
+    try:
+        return expression_of(at)
+    except Unreadable:
+        return None
 
 
 def exponents_of(edge: Edge) -> Expression | None:

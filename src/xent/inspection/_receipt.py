@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xent.inspection._landmarks import Landmarks
+from xent.inspection._reduction_words import counted_words
 from xent.inspection._shown_rows import chosen_rows, rows_table
-from xent.inspection._term import Term
+from xent.inspection._term import Term, exact_sum
 from xent.inspection.examination._report_receipt import check_lines
 from xent.report import Line, Receipt, ResultTable, RulerLine, Title
 from xent.report._numbers import factor as typed
@@ -29,7 +30,8 @@ def receipt_of(explanation: Explanation) -> Receipt:
     for place, term in enumerate(explanation.terms):
         blocks.extend(_term_blocks(explanation, place, term, several))
     for rest in explanation.rests:
-        blocks.append(Line("and", f"{rest.written}: {number(rest.value)}, made again; no cross-entropy, no rows"))
+        value = f": {number(rest.value)}" if explanation.is_sum else ""
+        blocks.append(Line("and", f"{rest.written}{value}, made again; no cross-entropy, no rows"))
     blocks.extend(_closing(explanation, several))
     return Receipt(tuple(blocks))
 
@@ -39,14 +41,21 @@ def _sum_title(explanation: Explanation) -> str:
     parts += [number(rest.value) for rest in explanation.rests]
     dtype = str(explanation.equality.dtype).removeprefix("torch.")
     if not explanation.is_sum:
-        return f"a function of {len(explanation.terms)} losses · {dtype}"
-    return f"{number(explanation.equality.derived)} = {' + '.join(parts)} · {len(parts)} terms · {dtype}"
+        count = len(explanation.terms)
+        return f"a function of {count} {'loss' if count == 1 else 'losses'} · {dtype}"
+    added = " + ".join(parts).replace("+ −", "− ")
+    return f"{number(explanation.equality.derived)} = {added} · {len(parts)} terms · {dtype}"
 
 
-def heading(term: Term, dtype: str = "") -> str:
-    """cross_entropy · mean over 3 rows · 2 classes · float32."""
+def heading(term: Term, dtype: str = "", is_sum: bool = True) -> str:
+    """cross_entropy · mean over 3 rows · 2 classes · float32; `is_sum`: whether the term adds its rows to the value."""
     parts = [term.kind]
-    if term.reduction == "mean":
+    if not is_sum:
+        mean = "the mean over " if term.row_weight is None and term.reduction == "mean" else ""
+        parts.append(f"a function of {mean}{counted_words(term)}")
+    elif term.num_values is not None:
+        parts.append(f"{term.num_values:,} values of {counted_words(term)}")
+    elif term.reduction == "mean":
         times = "" if term.factor == 1 else f"{typed(term.factor)} × "
         over = term.denominator_words
         if over[:1].isdigit():
@@ -54,11 +63,10 @@ def heading(term: Term, dtype: str = "") -> str:
         else:
             parts.append(f"{times}sum ÷ {over} = {typed(term.denominator)}")
     elif term.reduction == "none":
-        parts.append(f"each of {term.num_rows:,} rows")
+        parts.append(f"each of {_rows(term.num_rows, term.is_binary)}")
     else:
         times = "" if term.factor == 1 else f"{typed(term.factor)} × "
-        noun = "element" if term.is_binary else "row"
-        parts.append(f"{times}sum over {term.num_counted:,} {noun}{'' if term.num_counted == 1 else 's'}")
+        parts.append(f"{times}sum over {counted_words(term)}")
     if not term.is_binary:
         parts.append(f"{term.num_classes:,} {'class' if term.num_classes == 1 else 'classes'}")
     return " · ".join([*parts, dtype] if dtype else parts)
@@ -66,7 +74,7 @@ def heading(term: Term, dtype: str = "") -> str:
 
 def _term_blocks(explanation: Explanation, place: int, term: Term, several: bool) -> list[Block]:
     dtype = "" if several else str(explanation.equality.dtype).removeprefix("torch.")
-    title = heading(term, dtype)
+    title = heading(term, dtype, explanation.is_sum)
     blocks: list[Block] = [Title(f"term {place + 1}: {title}" if several else title)]
     few = term.num_rows <= ALL_ROWS
     rows = chosen_rows(term, "first" if few else "worst", ALL_ROWS if few else SOME_ROWS)
@@ -85,7 +93,7 @@ def _term_blocks(explanation: Explanation, place: int, term: Term, several: bool
 def _facts(explanation: Explanation, term: Term) -> list[Block]:
     blocks: list[Block] = []
     landmarks = explanation.landmarks_of(term)
-    if landmarks is not None:
+    if landmarks is not None and (explanation.is_sum or term.row_weight is None):
         blocks.append(ruler_line(landmarks, term))
         blocks.append(Line("", _landmark_words(landmarks, term)))
     blocks.append(Line("read", options_read(term)))
@@ -125,13 +133,17 @@ def _unit(landmarks: Landmarks, term: Term) -> str:
 
 def options_read(term: Term) -> str:
     """What the graph says of the options, defaults included."""
+    uncounted, ignored = ~term.counted, 0
+    if term.target is not None and not term.is_binary and term.ignore_index is not None:
+        ignored = int((uncounted & (term.target == term.ignore_index)).sum())
+    masked = int(uncounted.sum()) - ignored
     parts = [term.written]
-    if term.reduction != "weighted":
+    if term.num_values is None:
         parts.append(f"reduction={term.reduction!r}")
     if not term.is_binary and term.ignore_index is not None:
-        ignored = term.num_rows - term.num_counted
-        said = f" ({ignored:,} {'row' if ignored == 1 else 'rows'})" if ignored else ""
-        parts.append(f"ignore_index={term.ignore_index}{said}")
+        parts.append(f"ignore_index={term.ignore_index}{f' ({_rows(ignored)})' if ignored else ''}")
+    if masked:
+        parts.append(f"{_rows(masked, term.is_binary)} left out by a factor of 0")
     smoothed = f"label_smoothing={typed(term.label_smoothing)}" if term.label_smoothing else ""
     weighed = "pos_weight" if term.is_binary else "class weight"
     given = [
@@ -146,11 +158,18 @@ def options_read(term: Term) -> str:
     return " · ".join(parts)
 
 
+def _rows(count: int, elements: bool = False) -> str:
+    noun = "element" if elements else "row"
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def _sum_words(term: Term, explanation: Explanation) -> str:
     total = number(term.total)
-    alone = len(explanation.terms) == 1 and not explanation.rests and not explanation.shape
+    alone = len(explanation.terms) == 1 and not explanation.rests and explanation.equality.elements == 1
     value = number(explanation.equality.derived if alone else explanation.value_of(term))
     times = "" if term.factor == 1 else f" × {typed(term.factor)}"
+    if not explanation.is_sum:
+        return _inside_words(term)
     if term.reduction == "mean":
         words = term.denominator_words
         denominator = words if words[:1].isdigit() else f"{typed(term.denominator)} ({words})"
@@ -158,13 +177,24 @@ def _sum_words(term: Term, explanation: Explanation) -> str:
     return f"{total}{times} = {value}" if times else total
 
 
+def _inside_words(term: Term) -> str:
+    """The sum of rows that the value is a function of, without the factors, which are derivatives."""
+    if term.row_weight is not None:
+        return f"{number(exact_sum(term.surprisal[term.counted]))} without the factors"
+    if term.reduction != "mean" or not term.denominator:
+        return number(term.total)
+    return f"{number(term.total)} ÷ {term.denominator_words} = {number(term.total / term.denominator)}"
+
+
 def _closing(explanation: Explanation, several: bool) -> list[Block]:
     equality = explanation.equality
     shown = number(equality.value)
     made = f"{equality.made_by} {shown}     {equality}"
-    if explanation.shape:
+    if equality.elements > 1:
         made = f"{equality.made_by}'s {equality.elements:,} values, each compared: {equality}"
-    if several or not explanation.terms:
+    if not explanation.is_sum and not several:
+        text = f"{_inside_words(explanation.terms[0])}; the function of it {number(equality.derived)}     {made}"
+    elif several or not explanation.terms:
         text = f"{number(equality.derived)}     {made}"
     else:
         text = f"{_sum_words(explanation.terms[0], explanation)}     {made}"

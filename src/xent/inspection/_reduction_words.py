@@ -26,7 +26,10 @@ def reduced_like(
     """
     counted = term.counted
     if not bool(counted.any()):
-        return replace(term, reduction=reduction or "mean", factor=1.0, denominator=0.0, denominator_words="0 rows")
+        if denominator:
+            return replace(term, reduction="mean", factor=1.0, denominator=denominator, denominator_words=words)
+        reduction = reduction or ("mean" if divisor == 0 else "sum")
+        return replace(term, reduction=reduction, factor=1.0, denominator=0.0, denominator_words=counted_words(term))
     upstream = float(term.upstream[counted][0])
     if denominator is not None:
         return _mean(term, denominator, words, upstream, tolerance)
@@ -47,7 +50,7 @@ def reduced_like(
         return _mean(term, whole, named, upstream, tolerance)
     if _is_short(upstream * whole, tolerance) and _is_whole(1 / upstream, tolerance) and upstream < 1:
         return _mean(term, whole, named, upstream, tolerance)
-    if upstream < 1 and _is_whole(1 / upstream, tolerance):
+    if 0 < abs(upstream) < 1 and _is_whole(1 / upstream, tolerance):
         return _mean(term, float(round(1 / upstream)), f"{1 / upstream:,.0f}", upstream, tolerance)
     return replace(term, reduction="sum", factor=_typed(upstream, tolerance), denominator=1.0)
 
@@ -55,18 +58,25 @@ def reduced_like(
 def _own_denominator(term: Term) -> tuple[float, str]:
     """What the mean of torch divides by: the weight of the counted rows, or the number of elements."""
     if term.is_binary:
-        return float(term.num_rows), f"{term.num_rows:,} elements"
+        return float(term.num_counted), counted_words(term)
     weight = term.weight[term.counted]
     if bool((weight == 1).all()):
-        return float(len(weight)), f"{len(weight):,} {'row' if len(weight) == 1 else 'rows'}"
+        return float(len(weight)), counted_words(term)
     return exact_sum(weight), "Σ weight"
+
+
+def counted_words(term: Term) -> str:
+    """3 rows, or 1 element of a binary loss."""
+    noun = "element" if term.is_binary else "row"
+    return f"{term.num_counted:,} {noun}{'' if term.num_counted == 1 else 's'}"
 
 
 def _other_denominators(term: Term) -> list[tuple[float, str]]:
     """Denominators of means by hand."""
-    found = [(float(term.num_counted), f"{term.num_counted:,} rows")]
+    found = [(float(term.num_counted), counted_words(term))]
     if term.num_counted != term.num_rows:
-        found.append((float(term.num_rows), f"{term.num_rows:,} rows, uncounted ones too"))
+        noun = "elements" if term.is_binary else "rows"
+        found.append((float(term.num_rows), f"{term.num_rows:,} {noun}, uncounted ones too"))
     if term.row_shape and term.row_shape[0] != term.num_rows:
         found.append((float(term.row_shape[0]), f"{term.row_shape[0]:,}, the first dimension"))
     return found

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from xent.inspection._expressions import Expression, Known, every_place
-from xent.inspection._leaves import LogSumExps, Other, Picks, Whole
+from xent.inspection._leaves import ENTROPY, LOGSUMEXP, LogSumExps, Other, Picks, Whole
 from xent.inspection._linear_parts import Part, class_dim_of, parts_at
 from xent.inspection._nodes import Edge, Unreadable, kind_of, signed
 from xent.inspection._tables import expression_of, operand
@@ -84,6 +84,7 @@ def _nll(fold: Fold, edge: Edge) -> Tensor:
 def _binary(kind: str) -> Source:
     def read(fold: Fold, edge: Edge) -> Tensor:
         input, target = _saved_or_read(edge, 0, "self"), _saved_or_read(edge, 1, "target")
+        fold.went_through(input.dtype)  # bfloat16 logits and float32 targets make a float32 loss of rounded softpluses
         pos_weight = edge.saved("pos_weight") if kind.endswith("logits") else None
         problem = Elements(input, target, edge.saved("weight"), pos_weight)
         reduction = _REDUCTION[signed(edge.saved("reduction"))]
@@ -130,11 +131,14 @@ def _function_sources() -> dict[tuple[Any, int], Source]:
         (cross_entropy_total._Total, 0): _cross_entropy_total,
         (cross_entropy._RowsWithStats, 0): _cross_entropy,
         (cross_entropy._RowsWithStats, 1): _log_sum_exp,
+        (cross_entropy._RowsWithStats, 2): _entropy,
         (cross_entropy._RowsWithStats, 3): _weight_of_rows,
         (nll_loss._Rows, 0): _native_nll,
         (nll_loss._Rows, 1): _weight_of_rows,
         (linear_cross_entropy._Total, 0): _linear_total,
         (linear_cross_entropy._Rows, 0): _linear_rows,
+        (linear_cross_entropy._Rows, 1): _linear_statistic("exact_lse", LOGSUMEXP),
+        (linear_cross_entropy._Rows, 2): _linear_statistic("entropy", ENTROPY),
         (binary_cross_entropy_with_logits._Elements, 0): _native_binary,
         (of_triton._Elements, 0): _native_binary,
         **function_sources(),
@@ -207,12 +211,25 @@ def _weight_of_rows(fold: Fold, edge: Edge) -> Tensor:
 
 
 def _log_sum_exp(fold: Fold, edge: Edge) -> Tensor:
-    saved = edge.saved_tensors()
+    from xent.ops.native.saved_problem import problem_of
+
+    edge.saved_tensors()  # raises in words where they are gone
+    problem, saved = problem_of(edge.node)
     if edge.node.terms.softcap is not None or edge.node.terms.logit_scale != 1:
         raise Unreadable(edge, "the log-sum-exp of scaled or capped logits")
-    logits = read_or(edge.operands[0], saved[0])
-    leaf = LogSumExps(saved[4].reshape(-1), logits, len(logits.shape) - 1)
+    logits = read_or(edge.operands[0], problem.logits)
+    leaf = LogSumExps(saved.exact_lse.reshape(-1), logits, len(logits.shape) - 1)
     return fold.leaf(leaf).reshape(edge.shape)
+
+
+def _entropy(fold: Fold, edge: Edge) -> Tensor:
+    from xent.ops.native.saved_problem import problem_of
+
+    edge.saved_tensors()  # raises in words where they are gone
+    entropy = problem_of(edge.node)[1].entropy
+    if entropy is None:
+        raise Unreadable(edge, "it kept no entropy")
+    return fold.leaf(Other(entropy.reshape(edge.shape), edge, ENTROPY))
 
 
 def _whole_log_sum_exp(fold: Fold, edge: Edge) -> Tensor:
@@ -240,6 +257,14 @@ def _linear_total(fold: Fold, edge: Edge) -> Tensor:
 
 def _linear_rows(fold: Fold, edge: Edge) -> Tensor:
     return _linear_leaf(fold, edge).reshape(edge.shape)
+
+
+def _linear_statistic(name: str, written: str) -> Source:
+    def read(fold: Fold, edge: Edge) -> Tensor:
+        edge.saved_tensors()  # raises in words where they are gone
+        return fold.leaf(Other(getattr(edge.node.values, name).reshape(edge.shape), edge, written))
+
+    return read
 
 
 def _linear_leaf(fold: Fold, edge: Edge) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,9 +22,7 @@ def chosen_rows(term: Term, order: str, n: int, seed: int = 0) -> Tensor:
     """Numbers of the rows to show; torch's own random state is neither read nor moved."""
     if order not in ORDERS:
         raise OptionError(f"order={order!r}", f"it is one of {', '.join(map(repr, ORDERS))}", "pass one of these")
-    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-        raise OptionError(f"n={n!r}", "it is a number of rows, 0 or more", "pass such as n=10")
-    count = min(n, term.num_rows)
+    count = min(checked_count(n), term.num_rows)
     if order == "first":
         return torch.arange(count)
     if order == "random":
@@ -35,6 +33,51 @@ def chosen_rows(term: Term, order: str, n: int, seed: int = 0) -> Tensor:
         return torch.sort(torch.where(term.counted, adds, torch.inf), stable=True).indices[:count]
     adds = torch.where(term.counted, adds, -torch.inf)
     return torch.sort(adds, descending=True, stable=True).indices[:count]  # stable: the first of equals is first
+
+
+def checked_count(n: int) -> int:
+    """A number of rows to show.
+
+    Raises:
+        OptionError: it is none.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+        raise OptionError(f"n={n!r}", "it is a number of rows, 0 or more", "pass such as n=10")
+    return n
+
+
+def texts_of(names: Any, option: str) -> Sequence[str] | None:
+    """Names that a caller gave, to be read by number: a sequence, an array or column of them, or a dict by number.
+
+    Raises:
+        OptionError: they can't be read so.
+    """
+    if names is None:
+        return None
+    if isinstance(names, Mapping):
+        return _OfMapping(names)
+    if hasattr(names, "tolist"):  # an array, or a column of a frame, whose own index is not the number of the row
+        names = names.tolist()
+    if not isinstance(names, Sequence) or isinstance(names, (str, bytes)):
+        raise OptionError(
+            f"{option} is a {type(names).__name__}", "it is a sequence of texts", f"pass {option}=[…], in order"
+        )
+    return names
+
+
+class _OfMapping(Sequence[str]):
+    """A dict of texts by number, or by number as text, as configurations of models hold it."""
+
+    def __init__(self, names: Mapping[Any, str]) -> None:
+        self._names = {int(key): text for key, text in names.items() if str(key).lstrip("-").isdigit()}
+        if len(self._names) != len(names):
+            raise OptionError("names by text", "they are by number", "turn the dict around: {number: name}")
+
+    def __len__(self) -> int:
+        return max(self._names, default=-1) + 1
+
+    def __getitem__(self, number: Any) -> str:
+        return self._names.get(number, str(number))
 
 
 def rows_table(term: Term, rows: Tensor, names: Names, title: str = "") -> ResultTable:

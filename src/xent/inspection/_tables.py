@@ -136,6 +136,10 @@ def _added(sign: int) -> Callable[[Edge], Expression]:
 
 
 def _power(edge: Edge) -> Expression:
+    if edge.name.endswith("1"):  # one exponent for each element
+        return Elementwise("Pow", torch.pow, (operand(edge, 0, "self"), operand(edge, 1, "exponent")))
+    if isinstance(edge.saved("exponent"), Tensor):
+        raise Unreadable(edge)
     exponent = float(edge.saved("exponent"))
     return Elementwise(f"Pow{exponent}", lambda base: base**exponent, (operand(edge, 0, "self"),))
 

@@ -94,9 +94,12 @@ def _numbers(value: Any, path: Path) -> Tensor:
 
 def _tensor(array: Any, path: Path) -> Tensor:
     if array.dtype.kind not in "iuf":
-        held = {"U": "text", "S": "text", "b": "true and false"}.get(array.dtype.kind, array.dtype)
+        held = _HELD.get(array.dtype.kind, array.dtype)
         raise DataError(f"{path} holds {held}", "logits and targets are numbers", "write numbers")
-    return torch.from_numpy(np.ascontiguousarray(array).astype(_native(array.dtype)))
+    return torch.from_numpy(np.array(array, dtype=_native(array.dtype), order="C"))
+
+
+_HELD = {"U": "text", "S": "text", "b": "true and false", "O": "empty cells, text or lists", "V": "records"}
 
 
 def _native(dtype: Any) -> Any:
@@ -119,8 +122,15 @@ def _of_safetensors(content: bytes, path: Path, name: str | None) -> NamedTensor
 def _of_csv(content: bytes, path: Path, name: str | None) -> NamedTensor:
     csv: Any = needed("pyarrow.csv", "a CSV file")
     first = content.partition(b"\n")[0].decode("utf-8", "replace").split(",")
-    options = csv.ReadOptions(autogenerate_column_names=all(_is_number(cell) for cell in first))
-    return _of_table(csv.read_csv(io.BytesIO(content), read_options=options), path, name)
+    nameless = all(_is_number(cell) for cell in first)
+    options = csv.ReadOptions(autogenerate_column_names=nameless)
+    table = csv.read_csv(io.BytesIO(content), read_options=options)
+    others = [separator for separator in ";\t|" if separator in table.column_names[0]]
+    if table.num_columns == 1 and others:
+        raise DataError(f"{path} has one column, {table.column_names[0]!r}", "commas separate columns",
+                        f"replace each {others[0]!r} by a comma")  # fmt: skip
+    found = _of_table(table, path, name)
+    return found._replace(columns=None) if nameless else found
 
 
 def _is_number(text: str) -> bool:
@@ -139,6 +149,14 @@ def _of_parquet(content: bytes, path: Path, name: str | None) -> NamedTensor:
 def _of_table(table: Any, path: Path, name: str | None) -> NamedTensor:
     """All columns as classes, or the one asked for; a column of lists is a tensor by itself."""
     names = list(table.column_names)
+    if "" in names or "__index_level_0__" in names:
+        raise DataError(
+            f"{path} has a column without a name beside {', '.join(filter(None, names))}",
+            "every column is a class; a frame's row numbers are none",
+            "write it with index=False",
+        )
+    if not table.num_rows:
+        raise DataError(f"{path} has no rows", "a tensor has some", "write rows below the names")
     if name is not None or len(names) == 1:
         return NamedTensor(_numbers(table.column(one_of(names, name, path)).to_pylist(), path))
     columns = [np.asarray(table.column(column).to_numpy()) for column in names]

@@ -6,6 +6,7 @@ value   = Σ_i upstream_i · cost_i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,10 +40,11 @@ class Term:
         z_part: the part of `cost` that is the z-term, (n,) or None.
         z_slope: derivative of the z-part with respect to the log-sum-exp, (n,) or None.
         ignore_index: the target that is ignored, None where there is none.
-        reduction: "mean", "sum", "none", or "weighted" where every row has a factor of its own.
+        reduction: "mean", "sum", or "none".
         factor: what multiplies the reduced loss.
         denominator: what the sum is divided by; 1 for a sum.
         denominator_words: "3 rows", "Σ weight", …
+        num_values: how many values the rows were added up to, where it is neither one nor one for each row.
         notes: facts that the reader should know.
     """
 
@@ -68,6 +70,7 @@ class Term:
     factor: float = 1.0
     denominator: float = 1.0
     denominator_words: str = ""
+    num_values: int | None = None
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -97,7 +100,9 @@ class Term:
 
     @cached_property
     def value(self) -> float:
-        """Σ upstream · cost: what the term adds to the value."""
+        """Σ upstream · cost: what the term adds to the value; NaN for the mean of no rows."""
+        if self.reduction == "mean" and not self.denominator:
+            return math.nan
         return exact_sum((self.upstream * self.cost)[self.counted])
 
     @property
@@ -167,8 +172,6 @@ class Term:
 
 def exact_sum(values: Tensor) -> float:
     """The sum of float64 numbers, rounded once."""
-    import math
-
     if values.numel() <= 1 << 20 and bool(values.isfinite().all()):
         return math.fsum(values.tolist())
     return float(values.sum())

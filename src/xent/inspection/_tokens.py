@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from xent.errors import DtypeError, OptionError, ShapeError
+from xent.inspection._shown_rows import checked_count
 from xent.inspection._term import Term
 from xent.report import Column, ResultTable
 
@@ -24,7 +25,7 @@ def token_ledger(term: Term, tokenizer: Any, input_ids: Any, n: int | None) -> R
         raise OptionError("probability targets", "tokens are class indices", "use .rows()")
     text = text_of(tokenizer)
     contexts = contexts_of(term, input_ids, text)
-    count = term.num_rows if n is None else min(n, term.num_rows)
+    count = term.num_rows if n is None else min(checked_count(n), term.num_rows)
     special = _special_ids(tokenizer)
     records: list[dict[str, Any]] = []
     total, seen = 0.0, 0

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xent.inspection._expressions import Elementwise, Expression, Known
-from xent.inspection._leaves import LogSumExps, Whole
+from xent.inspection._leaves import ENTROPY, LOGSUMEXP, LogSumExps, Other, Whole
 from xent.inspection._nodes import Edge, Unreadable
 from xent.inspection._whole_problems import rows_of_problem, weights_of_problem
 
@@ -25,8 +25,11 @@ def function_sources() -> dict[tuple[Any, int], Any]:
         (cross_entropy._Rows, 0): _cross_entropy,
         (cross_entropy._Rows, 1): _weight_of_rows,
         (cross_entropy._Rows, 2): _log_sum_exp,
+        (cross_entropy._Rows, 3): _entropy,
         (linear_cross_entropy._Total, 0): _linear_total,
         (linear_cross_entropy._Rows, 0): _linear_rows,
+        (linear_cross_entropy._Rows, 2): _linear_lse,
+        (linear_cross_entropy._Rows, 3): _entropy,
     }
 
 
@@ -84,6 +87,10 @@ def _log_sum_exp(fold: Fold, edge: Edge) -> Tensor:
     return fold.leaf(LogSumExps(lse.reshape(-1).cpu(), logits, len(logits.shape) - 1)).reshape(edge.shape)
 
 
+def _entropy(fold: Fold, edge: Edge) -> Tensor:
+    return fold.leaf(Other(edge.saved_tensors()[-1].reshape(edge.shape), edge, ENTROPY))
+
+
 def _cross_entropy(fold: Fold, edge: Edge) -> Tensor:
     from xent.ops.triton.cross_entropy import _problem
 
@@ -109,6 +116,11 @@ def _linear_total(fold: Fold, edge: Edge) -> Tensor:
 def _linear_rows(fold: Fold, edge: Edge) -> Tensor:
     largest, logsum = edge.saved_tensors()[6:8]
     return _linear(fold, edge, largest.double() + logsum.double(), None).reshape(edge.shape)
+
+
+def _linear_lse(fold: Fold, edge: Edge) -> Tensor:
+    largest, logsum = edge.saved_tensors()[6:8]
+    return fold.leaf(Other((largest.double() + logsum.double()).reshape(edge.shape), edge, LOGSUMEXP))
 
 
 def _linear(fold: Fold, edge: Edge, lse: Tensor, reduction: str | None) -> Tensor:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from xent.head import HeadRows
 from xent.inspection._expressions import Known
 from xent.inspection._leaves import Whole
+from xent.inspection._linear_parts import is_normalised
 from xent.inspection._reduction_words import reduced_like
 from xent.inspection._row_sources import Elements
 from xent.inspection._scores import BinaryScores, HeadScores, LogitScores, TableScores
@@ -21,16 +24,45 @@ def whole_term(
 ) -> Term:
     """The term of a leaf whose rows enter the value with the factors `upstream`."""
     if isinstance(leaf.problem, Elements):
-        return reduced_like(_binary(leaf, upstream), reduction, tolerance=tolerance, divisor=divisor)
-    term = _of_rows(leaf, upstream) if isinstance(leaf.problem, Rows) else _of_head(leaf, upstream)
+        term = _binary(leaf, upstream)
+    else:
+        term = _of_rows(leaf, upstream) if isinstance(leaf.problem, Rows) else _of_head(leaf, upstream)
+    term = _with_own_factors(term, tolerance, 1.0 if divisor is None else divisor)
     return reduced_like(term, reduction, tolerance=tolerance, divisor=divisor)
+
+
+def _with_own_factors(term: Term, tolerance: float, divisor: float) -> Term:
+    """Rows that a mask left out do not count; factors that differ from row to row are row weights."""
+    if not divisor:  # the mean of rows that are all left out
+        return replace(term, counted=torch.zeros_like(term.counted))
+    kept = term.counted & (term.upstream != 0)
+    known = term.upstream[kept]
+    if not len(known):
+        return term
+    if bool(((known - known[0]).abs() <= tolerance * known[0].abs()).all()):
+        return replace(term, counted=kept, upstream=torch.where(kept, known[0], 0.0))
+    own = torch.where(term.counted, term.upstream * divisor, 0.0)
+
+    def weighed(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values * own
+
+    return replace(
+        term,
+        upstream=term.counted.double() / divisor,
+        cost=term.cost * own,
+        weight=term.weight * own,
+        row_weight=own if term.row_weight is None else term.row_weight * own,
+        z_part=weighed(term.z_part),
+        z_slope=weighed(term.z_slope),
+    )
 
 
 def _of_rows(leaf: Whole, upstream: Tensor) -> Term:
     problem: Rows = leaf.problem
     class_dim = problem.logits.ndim - 1
     if leaf.kind == "nll_loss":
-        scores = TableScores(Known(problem.logits), class_dim, normalised=False)
+        table = Known(problem.logits)
+        scores = TableScores(table, class_dim, normalised=is_normalised(table, class_dim))
     else:
         lse = None if leaf.lse is None else leaf.lse.detach().double().cpu().reshape(-1)
         scores = LogitScores(Known(problem.logits), class_dim, problem.terms, lse)

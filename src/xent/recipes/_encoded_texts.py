@@ -34,7 +34,7 @@ from xent.recipes._spacy_words import SpacyWords
 from xent.recipes._text_tables import TextRow
 from xent.recipes._words import StopWords, Words
 
-_FORMAT = "texts 1"
+_FORMAT = "texts 2"
 _MOST_CLASSES = 10_000
 TEXTS, TOKENS, ENDS, LABELS, VECTORS = "texts.json", "tokens.bin", "ends.bin", "labels.bin", "vectors.safetensors"
 

@@ -109,7 +109,7 @@ def _loaded(name: str) -> Any:
         raise DependencyError(
             f"there is no pipeline {name}",
             "--vectors takes an installed spaCy pipeline or the directory of one",
-            f"python -m spacy download {name}",
+            "check the path" if "/" in name or "\\" in name else f"python -m spacy download {name}",
         )
     try:
         return spacy.load(name if Path(name).is_dir() else name.partition("-")[0])

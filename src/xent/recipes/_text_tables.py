@@ -7,14 +7,17 @@ row is a line, in Parquet the first row is 1.
 
 from __future__ import annotations
 
+import codecs
 import csv as csv_module
 import gzip
 import hashlib
 import importlib
 import json
+import math
 import reprlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -92,7 +95,7 @@ class TextTable:
     @property
     def sha256(self) -> str:
         """Hash of the file."""
-        with _opened(self.path, raw=True) as file:
+        with opened(self.path, raw=True) as file:
             digest = hashlib.file_digest(file, "sha256")  # pyright: ignore[reportArgumentType]
         return digest.hexdigest()
 
@@ -120,24 +123,20 @@ class TextTable:
                 num_good += 1
                 yield row
         if not num_good:
+            first = f" ({self.first_faults[0]})" if self.first_faults else ""
             raise DataError(
-                f"{self.path} has no {'good ' if self.skipped else ''}row", "there must be some", "check it"
+                f"{self.path} has no {'good ' if self.skipped else ''}row{first}", "there must be some", "check it"
             )
 
     def _cells(self) -> Iterator[_Cells]:
         self.share_read = 0.0
-        with _opened(self.path) as file:
-            try:
-                if self.kind == "json":
-                    yield from _json_cells(file, self)
-                elif self.kind == "parquet":
-                    yield from _parquet_cells(file, self)
-                else:
-                    yield from _csv_cells(file, self)
-            except (OSError, EOFError) as error:  # also what gzip says
-                raise DataError(
-                    f"{self.path} can't be read to its end ({error})", "it must be whole", "check or replace it"
-                ) from error
+        with opened(self.path) as file, reading_to_its_end(self.path):
+            if self.kind == "parquet":
+                yield from _parquet_cells(file, self)
+                return
+            if file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):  # pyright: ignore[reportAttributeAccessIssue]
+                raise DataError(f"{self.path} is UTF-16", "a table is read as UTF-8", "save it as UTF-8")
+            yield from (_json_cells if self.kind == "json" else _csv_cells)(file, self)
 
     def _row(self, number: int, cells: list[Any]) -> TextRow | Fault:
         text = _text(self.text_column, cells[0])
@@ -185,7 +184,13 @@ def _kind(path: Path) -> str:
     return kind
 
 
-def _opened(path: Path, *, raw: bool = False) -> BinaryIO:
+def opened(path: Path, *, raw: bool = False) -> BinaryIO:
+    """A file of texts; what ends in .gz is unpacked, unless it is wanted `raw`.
+
+    Raises:
+        OptionError: there is no such file.
+        DataError: it is empty, or can't be read.
+    """
     if not path.is_file():
         lack = "is no file" if path.exists() else "does not exist"
         raise OptionError(f"{path} {lack}", "it must be a table of texts", "pass another path")
@@ -198,13 +203,27 @@ def _opened(path: Path, *, raw: bool = False) -> BinaryIO:
     return file  # pyright: ignore[reportReturnType]
 
 
+@contextmanager
+def reading_to_its_end(path: Path) -> Iterator[None]:
+    """Say in a DataError what ends the reading of a file too early."""
+    try:
+        yield
+    except (OSError, EOFError) as error:  # also what gzip says
+        raise DataError(
+            f"{path} can't be read to its end ({error})", "it must be whole", "check or replace it"
+        ) from error
+
+
 def _check_columns(there: list[str], table: TextTable) -> None:
     for name in table.columns:
         if there.count(name) != 1:
             option = "--text-column" if name == table.text_column else "--label-column"
             lack = f"has {there.count(name)} columns {name!r}" if name in there else f"has no column {name!r}"
             names = repr(there[:_NAMES]) + (" and more" if len(there) > _NAMES else "")
-            raise OptionError(f"{table.path} {lack}", f"its columns are {names}", f"pass one of them as {option}")
+            do = f"pass one of them as {option}"
+            if len(there) == 1 and set(there[0]) & set(";\t|,"):
+                do = "separate its cells by commas (.csv) or tabs (.tsv)"
+            raise OptionError(f"{table.path} {lack}", f"its columns are {names}", do)
 
 
 def _csv_cells(file: BinaryIO, table: TextTable) -> Iterator[_Cells]:
@@ -267,7 +286,8 @@ def _ragged(row: Any) -> Fault:
 
 def _header(file: BinaryIO, delimiter: str) -> list[str]:
     """The names in the first row that is not empty; the file is at its beginning again after."""
-    lines = (line.decode("utf-8-sig", errors="replace") for line in iter(lambda: file.readline(_BLOCK), b""))
+    read = iter(lambda: file.readline(_BLOCK), b"")
+    lines = (line.decode("utf-8-sig", errors="replace") for part in read for line in part.splitlines(keepends=True))
     try:
         names = next((names for names in csv_module.reader(lines, delimiter=delimiter) if names), [])
     except csv_module.Error:  # longer than any header
@@ -297,6 +317,8 @@ def _json_cells(file: BinaryIO, table: TextTable) -> Iterator[_Cells]:
 
 
 def _json_row(line: bytes) -> dict[str, Any] | Fault:
+    if line.lstrip().startswith(b"["):  # so begins a file that is one list of all rows
+        return Fault("no JSON object", "it is no JSON object such as {...}, but begins a list")
     try:
         row = json.loads(line.decode())
     except UnicodeDecodeError as error:
@@ -354,8 +376,10 @@ def _text(name: str, cell: Any) -> str | Fault:
 
 
 def _label(name: str, cell: Any) -> str | Fault:
-    if isinstance(cell, (bool, int, float)):
-        return str(cell).lower() if isinstance(cell, bool) else str(cell)
+    if isinstance(cell, float):  # also a column of integers with gaps, as pandas keeps it: NaN is a gap
+        cell = Fault(f"no {name}", f"{name} is NaN") if math.isnan(cell) else int(cell) if cell.is_integer() else cell
+    if isinstance(cell, (Fault, int, float)):
+        return cell if isinstance(cell, Fault) else str(cell).lower()
     label = _text(name, cell)
     if isinstance(label, Fault):
         return label

@@ -50,7 +50,7 @@ class ByteTokenizer:
 
     def encode(self, text: str) -> Tensor:
         """UTF-8 bytes."""
-        return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        return torch.from_numpy(np.frombuffer(bytearray(text.encode()), np.uint8))
 
     def decode(self, tokens: list[int]) -> str:
         """Text of UTF-8 bytes."""
@@ -122,7 +122,7 @@ class BpeTokenizer:
     def encode(self, text: str) -> Tensor:
         """Ids of byte pairs."""
         ids = [np.asarray(self._tokenizer.encode(block).ids, np.int32) for block in _blocks(text)]
-        return torch.from_numpy(np.concatenate(ids))
+        return torch.from_numpy(np.concatenate([np.empty(0, np.int32), *ids]))
 
     def decode(self, tokens: list[int]) -> str:
         """Text of byte pairs."""

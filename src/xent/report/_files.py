@@ -9,6 +9,13 @@ from pathlib import Path
 from xent.errors import DataError, OptionError
 
 
+def check_place(path: Path) -> None:
+    """Raise OptionError where no file can go: its folder does not exist, or it is a folder."""
+    if not path.parent.is_dir() or path.is_dir():
+        got = f"{path} is a folder" if path.is_dir() else f"{path.parent} is no folder"
+        raise OptionError(got, "a file is written", "pass the name of a file in a folder that exists")
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that its name always stands for whole content, old or new, whatever interrupts.
 
@@ -16,9 +23,7 @@ def write_whole(path: Path, text: str) -> None:
         OptionError: its folder does not exist, or it is a folder.
         DataError: it can't be written; what was there is as it was.
     """
-    if not path.parent.is_dir() or path.is_dir():
-        got = f"{path} is a folder" if path.is_dir() else f"{path.parent} is no folder"
-        raise OptionError(got, "a file is written", "pass the name of a file in a folder that exists")
+    check_place(path)
     try:
         _replace(path, text.encode("utf-8", "replace"))
     except OSError as error:

@@ -23,6 +23,7 @@ font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}}
 .xent .xent-wide{{overflow-x:auto}}
 .xent table{{border-collapse:collapse;margin:.3em 0;font:inherit;color:inherit}}
 .xent th,.xent td{{padding:.1em .8em .1em 0;text-align:left;white-space:pre;border:0;background:none;color:inherit}}
+.xent td{{max-width:18em;overflow:hidden;text-overflow:ellipsis}} .xent td:last-child{{max-width:60em}}
 .xent thead th{{color:var(--dim);font-weight:400;border-bottom:1px solid var(--line)}}
 .xent .n{{text-align:right;font-variant-numeric:tabular-nums}}
 .xent summary{{cursor:pointer;color:var(--dim)}} .xent pre{{background:var(--soft);padding:.6em .8em;overflow-x:auto}}

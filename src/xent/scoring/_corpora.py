@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from xent.errors import DataError, OptionError
-from xent.recipes._text_tables import KINDS, TextTable
+from xent.recipes._text_tables import KINDS, TextTable, opened, reading_to_its_end
 
 MOST_FAULTS = 3  # kept in words
 
@@ -26,7 +26,7 @@ class Corpus:
     """What is scored; `texts()` reads it from the beginning, in the same order every time.
 
     Attributes:
-        path: a table (.csv, .tsv, .jsonl, .parquet), or a plain file in UTF-8.
+        path: a table (.csv, .tsv, .jsonl, .parquet), or a plain file in UTF-8; all but Parquet may be gzipped.
         text_column: of a table.
         by_line: each line of a plain file is a text; otherwise all of it is one.
         skip_bad: leave bad rows out and count them.
@@ -44,8 +44,8 @@ class Corpus:
     @property
     def is_table(self) -> bool:
         """Whether its ending says that it is one."""
-        suffixes = [suffix for suffix in self.path.suffixes if suffix != ".gz"]
-        return bool(suffixes) and suffixes[-1].lower() in KINDS
+        suffixes = [suffix.lower() for suffix in self.path.suffixes if suffix.lower() != ".gz"]
+        return bool(suffixes) and suffixes[-1] in KINDS
 
     def identity(self) -> dict[str, object]:
         """What its texts depend on."""
@@ -92,13 +92,12 @@ class Corpus:
         self.skipped, self.faults = sum(table.skipped.values()), table.first_faults[:MOST_FAULTS]
 
     def _of_plain_file(self) -> Iterator[Text]:
-        if not self._status().st_size:
-            raise DataError(f"{self.path} is empty (0 bytes)", "it must hold text", "check how it was written")
-        with self.path.open("rb") as file:
+        self._status()
+        with opened(self.path) as file, reading_to_its_end(self.path):
             rows = enumerate(file, start=1) if self.by_line else [(1, file.read())]
             for row, content in rows:
                 try:
-                    text = content.decode("utf-8")
+                    text = content.decode("utf-8-sig" if row == 1 else "utf-8")
                 except UnicodeDecodeError as error:
                     fault = f"byte {error.start + 1} is no UTF-8"
                     self.refuse(row, fault, "convert it to UTF-8")

@@ -143,8 +143,10 @@ def load_hub_model(name: str, options: HubOptions) -> HubModel:
     transformers = _transformers(name)
     _check_directory(name, options)
     dtype = "auto" if options.dtype == "auto" else getattr(torch, options.dtype, None)
-    if not isinstance(dtype, (str, torch.dtype)):
-        raise OptionError(f"--dtype {options.dtype}", "it is auto or a dtype of torch", "pass float32 or bfloat16")
+    if dtype != "auto" and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise OptionError(
+            f"--dtype {options.dtype}", "it is auto or a floating-point dtype of torch", "pass float32 or bfloat16"
+        )
     place = _place(name, "model")
     with _quiet(transformers):
         with _said(name, "model"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,7 +48,8 @@ class RunModel:
         """The tokens of a text."""
         tokenizer = self.learner.data.tokenizer
         ids = tokenizer.encode(text).tolist()
-        return Tokens(ids, [tokenizer.decode([token]) for token in ids], has_beginning=False)
+        sizes = tokenizer.bytes_of_token[ids].numpy()
+        return Tokens(ids, _pieces(text, sizes), has_beginning=False)
 
     @torch.no_grad()
     def logits(self, input_BT: Tensor, is_read_BT: Tensor, is_scored_BT: Tensor) -> _Rows:
@@ -54,6 +57,14 @@ class RunModel:
         with torch_threads(self._threads):
             hidden_BTD = self.learner.model(input_BT.int())
         return _Rows(hidden_BTD[is_scored_BT], self.learner.model.embedding.weight)
+
+
+def _pieces(text: str, sizes: np.ndarray) -> list[str]:
+    """The text cut by tokens of so many bytes; a character is of the token that holds its first byte."""
+    content = np.frombuffer(text.encode(), np.uint8)
+    begun = np.concatenate([[0], ((content & 0xC0) != 0x80).cumsum()])  # characters that begin before each byte
+    ends = begun[sizes.cumsum()].tolist()
+    return [text[begin:end] for begin, end in pairwise([0, *ends])]
 
 
 class _Rows:

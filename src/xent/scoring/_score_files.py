@@ -79,7 +79,9 @@ class ScoreFiles:
         path = self._path(shard, self._suffix)
         if self._suffix == ".parquet":
             return _arrow().read_table(path).to_pydict()
-        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        rows = [
+            json.loads(line) for line in path.read_bytes().splitlines()
+        ]  # of bytes: text has line ends in tokens too
         return {name: [row[name] for row in rows] for name in COLUMNS}
 
     def write(self, shard: int, columns: Columns, totals: Totals) -> None:

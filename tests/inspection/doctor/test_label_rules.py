@@ -161,6 +161,78 @@ def test_an_autoencoder_whose_decoder_reads_shifted_ids_is_right() -> None:
     assert slugs(program) == []
 
 
+AUTOENCODERS = {
+    "a recurrent one": (
+        "encoder, decoder = torch.nn.GRU(8, 6, batch_first=True), torch.nn.GRU(6, 8, batch_first=True)\n"
+        "code = encoder(read(ids))[1][0]\nstates = decoder(code[:, None].expand(-1, 12, -1))[0]\n"
+    ),
+    "of flattened words": (
+        "squeeze, widen = torch.nn.Linear(96, 12), torch.nn.Linear(12, 96)\n"
+        "states = widen(squeeze(read(ids).flatten(1)).relu()).view(-1, 12, 8)\n"
+    ),
+    "by strides": (
+        "down, up = torch.nn.Conv1d(8, 8, 4, 4), torch.nn.ConvTranspose1d(8, 8, 4, 4)\n"
+        "states = up(down(read(ids).transpose(1, 2))).transpose(1, 2)\n"
+    ),
+    "by a mean": (
+        "encoder = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)\n"
+        "states = torch.randn(12, 8) + encoder(read(ids)).mean(1, keepdim=True)\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("rows", [5, 12])
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_an_autoencoder_that_reads_what_it_writes_is_right(name: str, rows: int) -> None:
+    """All that it read goes through one tensor without positions (also where there are as many rows as positions)."""
+    program = (
+        f"ids = torch.randint(40, ({rows}, 12))\nread, head = torch.nn.Embedding(40, 8), torch.nn.Linear(8, 40)\n"
+        f"{AUTOENCODERS[name]}F.cross_entropy(head(states).transpose(1, 2), ids).backward()\n"
+    )
+    assert slugs(program) == []
+    assert slugs(program.replace("head(states)", "head(states + read(ids))")) == ["labels-not-shifted"]
+
+
+@pytest.mark.parametrize("layer", ["torch.nn.GRU(8, 8, 2, batch_first=True)", "torch.nn.LSTM(8, 8, batch_first=True)"])
+def test_states_of_all_positions_are_no_narrow_place(layer: str) -> None:
+    """Torch unrolls a GRU on the CPU: sixteen results of one node, one for each position."""
+    program = (
+        f"ids = torch.randint(40, (6, 16))\nread, head = torch.nn.Embedding(40, 8), torch.nn.Linear(8, 40)\nrnn = {layer}\n"
+        "F.cross_entropy(head(rnn(read(ids))[0]).transpose(1, 2), ids).backward()\n"
+    )
+    (finding,) = examined(HEAD + program).findings
+    assert (finding.rule, finding.certainty) == ("labels-not-shifted", "signature")
+    assert "Intended if it corrects" in finding.message
+
+
+def test_noise_that_is_taken_out_again_is_no_copy() -> None:
+    """A corrector of spelling: 1 letter of 80 is wrong in the second batch, none in the first."""
+    program = (
+        f"{MODEL}for wrong in {{}}:\n    ids = torch.randint(40, (4, 20))\n    read = ids.clone()\n"
+        "    read[0, 3] = (read[0, 3] + wrong) % 40\n    F.cross_entropy(model(read).transpose(1, 2), ids).backward()\n"
+    )
+    assert slugs(program.format("(0, 1)")) == []
+    assert slugs(program.format("(1,)")) == []
+    assert slugs(program.format("(0, 0)")) == ["labels-not-shifted"]
+
+
+@pytest.mark.parametrize("order", ["1, 2", "2, 1"])
+def test_heads_that_predict_further_tokens_are_right(order: str) -> None:
+    """Beside one that predicts the next, on a line of its own or in the same loop."""
+    body = (
+        f"{MODEL}far = torch.nn.Linear(8, 40)\nids = torch.randint(40, (4, 12))\nh = model[0](ids)\n"
+        "near_loss = lambda: F.cross_entropy(model[1](h)[:, :-1].transpose(1, 2), ids[:, 1:])\n"
+        "far_loss = lambda: F.cross_entropy(far(h)[:, :-2].transpose(1, 2), ids[:, 2:])\n"
+    )
+    both = f"losses = [near_loss, far_loss]\nsum(losses[n - 1]() for n in ({order})).backward()\n"
+    assert slugs(body + both) == []
+    assert slugs(body + "far_loss().backward()\n") == ["labels-shifted-twice"]
+    later = (
+        body + "far_loss().backward()\nids = torch.randint(40, (4, 12))\nh = model[0](ids)\nnear_loss().backward()\n"
+    )
+    assert slugs(later) == ["labels-shifted-twice"]  # of another text
+
+
 DECODER = """
 read = torch.nn.Embedding(40, 8)
 encoder = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
@@ -177,7 +249,8 @@ F.nll_loss(logits.view(-1, 40), target.reshape(-1)).backward()
 
 def test_a_decoder_that_reads_its_own_targets() -> None:
     """Beside an encoder that reads others: the residual stream leads from position t to the prediction at t."""
-    assert slugs(DECODER.format("target", "ids")) == ["labels-not-shifted"]
+    (finding,) = examined(HEAD + DECODER.format("target", "ids")).findings
+    assert (finding.rule, finding.certainty) == ("labels-not-shifted", "proof")  # no position looks ahead
     assert slugs(DECODER.format("begun", "ids")) == []
     assert slugs(DECODER.format("begun", "target")) == []  # an autoencoder: its encoder may read what is to be said
 
@@ -191,6 +264,13 @@ def test_padding_that_counts_and_padding_that_does_not() -> None:
     assert slugs(PADDED + "F.cross_entropy(logits, ids.masked_fill(ids == 0, -100))") == []
     inside = PADDED.replace("[6, 2, 11", "[6, 0, 11")
     assert slugs(inside + "F.cross_entropy(logits, ids, ignore_index=0)") == ["ignore-index-suspect"]
+
+
+def test_a_class_at_the_ends_of_two_short_rows_may_be_chance() -> None:
+    short = "ids = torch.tensor([[1, 2, 3, 1, 2, 5], [4, 3, 2, 1, 5, 5]])\nlogits = torch.randn(2, 12, 6)\n"
+    assert slugs(short + "F.cross_entropy(logits, ids)") == []
+    longer = short.replace("[1, 2, 3, 1, 2, 5]", "[1, 2, 3, 5, 5, 5]")
+    assert slugs(longer + "F.cross_entropy(logits, ids)") == ["ignore-index-suspect"]
 
 
 def test_an_end_of_text_that_is_padding() -> None:
@@ -217,6 +297,15 @@ def test_edits_of_logits() -> None:
     begin = "x, y = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])\nF.cross_entropy(x, y)\n"
     report = examined(HEAD + begin + "x[0] = 0\n")
     assert found(report) == [("logits-edited-in-place", 4)]
+    assert report.findings[0].severity == "info"  # nobody looked again
+    again = examined(HEAD + begin + "x[0] = 0\nx[1:] *= 2\nF.cross_entropy(x, y)\n")
+    assert found(again) == [("logits-edited-in-place", 7)]
+    assert again.findings[0].severity == "warning"
+    assert again.findings[0].values == {"edits": 3}  # `x[1:] *= 2` multiplies and writes back
+    ranked = (
+        "for _ in range(3):\n    x = torch.randn(4, 3)\n    F.cross_entropy(x, torch.arange(4) % 3)\n    x[:, 0] = -9\n"
+    )
+    assert slugs(ranked) == []
     assert slugs(begin + "z = x.clone()\nz[0] = 0\n") == []
     assert slugs(begin + "x = x * 2\nF.cross_entropy(x, y)\n") == []
     learned = "x = torch.zeros(4, 3, requires_grad=True)\no = torch.optim.SGD([x], 0.1)\n"
@@ -226,6 +315,11 @@ def test_edits_of_logits() -> None:
 
 def test_a_line_that_always_has_one_row_is_right() -> None:
     assert slugs("for _ in range(3):\n    F.cross_entropy(torch.randn(4), torch.tensor(1))\n") == []
+    mixed = (
+        "for n in ({}):\n    x = torch.randn(n, 4).squeeze()\n    F.cross_entropy(x, torch.ones(n).long().squeeze())\n"
+    )
+    assert slugs(mixed.format("1, 2, 1")) == []  # it began with one
+    assert slugs(mixed.format("2, 1, 2")) == ["batch-dim-lost"]
 
 
 def test_padding_that_a_mask_leaves_out() -> None:

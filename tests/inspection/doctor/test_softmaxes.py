@@ -53,6 +53,61 @@ def test_classes_that_were_cut_off_leave_no_factor() -> None:
     assert finding.message.endswith("the gradients are smaller than without it.")
 
 
+PROBABILITIES = {
+    "written out": lambda z: z.exp() / z.exp().sum(1, keepdim=True),
+    "clamped": lambda z: z.softmax(1).clamp(1e-7, 1 - 1e-7),
+    "averaged": lambda z: torch.stack([z.softmax(1), (2 * z).softmax(1)]).mean(0),
+    "in bfloat16": lambda z: (z.exp() / z.exp().sum(1, keepdim=True)).bfloat16(),
+}
+LOGITS = {
+    "sharpened": lambda z: (z.exp() / z.exp().sum(1, keepdim=True)) * 8,
+    "logs": lambda z: (z.exp() / z.exp().sum(1, keepdim=True)).log(),
+    "of a ReLU": lambda z: z.relu(),
+    # 300 rows that are ≥ 0 and sum to 0.3: of bfloat16, too, that is not 1
+    "small": lambda z: 0.3 * z.exp() / z.exp().sum(1, keepdim=True),
+    "small, in bfloat16": lambda z: (0.3 * z.exp() / z.exp().sum(1, keepdim=True)).bfloat16(),
+    "guesses": lambda z: (z * 0 + 1) / z.shape[1],
+}
+
+
+@pytest.mark.parametrize("name", PROBABILITIES)
+def test_probabilities_that_no_softmax_node_made(name: str) -> None:
+    torch.manual_seed(0)
+    z, target = torch.randn(40, 300, requires_grad=True), torch.randint(300, (40,))
+    report = xent.check(PROBABILITIES[name](z), target)
+    assert [(each.rule, each.certainty) for each in report.findings if each.rule != "low-precision-loss"] == [
+        ("softmax-before-cross-entropy", "signature")
+    ]
+
+
+@pytest.mark.parametrize("name", LOGITS)
+def test_logits_that_are_no_probabilities(name: str) -> None:
+    torch.manual_seed(0)
+    z, target = torch.randn(40, 300, requires_grad=True), torch.randint(300, (40,))
+    report = xent.check(LOGITS[name](z), target)
+    assert [each.rule for each in report.findings if each.severity == "error"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("function", "loss", "rule"),
+    [
+        (lambda z: z.softmax(1), "cross_entropy", "softmax-before-cross-entropy"),
+        (lambda z: z * 1.5, "nll_loss", "nll-without-log-probs"),
+        (lambda z: z.softmax(0), "cross_entropy", "softmax-wrong-dim"),
+    ],
+)
+def test_what_a_compiled_graph_made_is_told_by_its_values(function, loss: str, rule: str) -> None:
+    """Compiled by the eager backend of AOT autograd: one node that shows nothing of what is in it."""
+    torch.manual_seed(0)
+    z, target = (3 * torch.randn(9, 5)).requires_grad_(), torch.randint(5, (9,))
+    made = torch.compile(function, backend="aot_eager")(z)
+    assert made.grad_fn.name().startswith("Compiled")
+    with xent.doctor() as report:
+        getattr(F, loss)(made, target)
+    assert rule in {each.rule for each in report.findings}
+
+
 @pytest.mark.parametrize("options", [{}, {"reduction": "sum"}, {"reduction": "none"}, {"stats": True}], ids=str)
 def test_the_nodes_of_our_own_kernels_are_losses(options):
     """Each way through the native column leaves another node behind."""

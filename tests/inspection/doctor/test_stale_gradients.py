@@ -75,6 +75,44 @@ def test_not_found(name: str) -> None:
     assert not report.findings, str(report)
 
 
+CLEARED = {
+    "by the optimizer": "    loss().backward()\n    optimizer.zero_grad()\n    optimizer.step()\n",
+    "to zeros": "    loss().backward()\n    optimizer.zero_grad(set_to_none=False)\n    optimizer.step()\n",
+    "by the model": "    loss().backward()\n    model.zero_grad()\n    optimizer.step()\n",
+}
+USED = {
+    "another's": (
+        "other = torch.optim.SGD(torch.nn.Linear(8, 3).parameters(), lr=0.1)\nfor _ in range(4):\n"
+        "    optimizer.zero_grad()\n    loss().backward()\n    other.zero_grad()\n    optimizer.step()\n"
+    ),
+    "set by hand": (
+        "for _ in range(4):\n    loss().backward()\n    noisy = [p.grad + 0.1 for p in model.parameters()]\n"
+        "    optimizer.zero_grad()\n    for p, g in zip(model.parameters(), noisy): p.grad = g\n    optimizer.step()\n"
+    ),
+    "once in a while": (
+        "for i in range(4):\n    loss().backward()\n    if i % 2: optimizer.zero_grad()\n    optimizer.step()\n"
+        "    optimizer.zero_grad()\n"
+    ),
+    "before another backward": (
+        "for _ in range(4):\n    loss().backward()\n    optimizer.zero_grad()\n    loss().backward()\n"
+        "    optimizer.step()\n    optimizer.zero_grad()\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CLEARED)
+def test_gradients_that_are_cleared_before_the_step(name: str) -> None:
+    report = examined(HEAD + "for _ in range(4):\n" + CLEARED[name])
+    assert found(report) == [("gradients-cleared-before-step", 9)]
+    assert report.findings[0].values == {"steps": 3}  # from the second on
+
+
+@pytest.mark.parametrize("name", {**CORRECT, **USED})
+def test_gradients_that_a_step_used(name: str) -> None:
+    report = examined(HEAD + {**CORRECT, **USED}[name], only=("gradients-cleared-before-step",))
+    assert not report.findings, str(report)
+
+
 def test_one_step_is_not_judged() -> None:
     report = examined(HEAD + "loss().backward()\noptimizer.step()\n", only=("stale-gradients",))
     assert report.checked == ()

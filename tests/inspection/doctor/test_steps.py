@@ -123,6 +123,7 @@ LET_GO = {
         "for _ in range(8):\n    optimizer.zero_grad()\n    loss = 0\n    for _ in range(5): loss += F.cross_entropy(model(x), y)\n"
         "    loss.backward()\n    optimizer.step()\n"
     ),
+    "in a cycle of references": LOOP + "    record = {{'loss': loss}}\n    record['itself'] = record\n".replace("{{", "{").replace("}}", "}"),
     "kept on purpose": LOOP.replace("backward()", "backward(retain_graph=True)") + "    history.append(loss)\n",
 }  # fmt: skip
 

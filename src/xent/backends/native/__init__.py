@@ -35,13 +35,22 @@ def description() -> str:
         return f"none: {reason}"
     from xent.backends.native import _kernels
 
-    supported = ", ".join(_kernels.supported_isas())
-    try:
-        isa = _kernels.isa()
-    except BackendError as error:
+    error = wrong_isa()
+    if error is not None:
         return f"none: {error}"
     by = "forced by XENT_ISA, one of" if os.environ.get("XENT_ISA") else "the widest of"
-    return f"{isa}, {by} {supported}"
+    return f"{_kernels.isa()}, {by} {', '.join(_kernels.supported_isas())}"
+
+
+def wrong_isa() -> BackendError | None:
+    """What every call of a kernel raises while XENT_ISA names no instruction set of this machine and build."""
+    from xent.backends.native import _kernels
+
+    try:
+        _kernels.isa()
+    except BackendError as error:
+        return error
+    return None
 
 
 def refusal(operation: str, input: Tensor) -> str | None:

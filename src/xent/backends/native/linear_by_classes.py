@@ -32,13 +32,14 @@ from xent.backends.native.top_classes import better
 class _Merged:
     """The rows' state over the tiles so far, float64, each (M,) but for the entries."""
 
-    lse: Tensor
+    lse: Tensor  # that a softmax is made of: NaN where it is +inf
     entry_logit: Tensor | None  # z of the classes that a hard or sparse target names, (M, k)
     spread: Tensor  # Σ_c t_c (lse − z_c) of the dense part of the target, up to mass · lse
     mass: Tensor  # Σ_c t_c of the dense part
     entropy: Tensor  # Σ_c p_c (lse − z_c)
     best: Tensor  # largest logit
     prediction: Tensor
+    given_lse: Tensor  # logsumexp, ±inf where it is that; kept with statistics only
     top: tuple[Tensor, Tensor] | None = None  # z and indices of the best classes, (M, k)
 
 
@@ -128,7 +129,16 @@ def _merged(rows: CountedRows, tiles: _Tiles, with_stats: bool, top: int = 0) ->
     def column(value: float) -> Tensor:
         return torch.full((len(rows),), value, dtype=torch.float64)
 
-    merged = _Merged(column(-torch.inf), None, column(0), column(0), column(0), column(-torch.inf), column(-1).long())
+    merged = _Merged(
+        column(-torch.inf),
+        None,
+        column(0),
+        column(0),
+        column(0),
+        column(-torch.inf),
+        column(-1).long(),
+        column(-torch.inf),
+    )
     for tile in tiles.for_values():
         _merge(merged, tile, with_stats)
         if top:
@@ -145,9 +155,10 @@ def _merge(merged: _Merged, tile: Tile, with_stats: bool) -> None:
             part.lse, lse
         ) * ((lse - part.lse).nan_to_num() + part.entropy)
         best = tile.logits_at(part.prediction.unsqueeze(1)).squeeze(1)
-        better = (best > merged.best) | (merged.prediction < 0)
+        better = (best > merged.best) | (best.isnan() & ~merged.best.isnan()) | (merged.prediction < 0)
         merged.prediction = torch.where(better, part.prediction + tile.start, merged.prediction)
         merged.best = torch.where(better, best, merged.best)
+        merged.given_lse = torch.logaddexp(merged.given_lse, part.given_lse.double())
     merged.lse = lse
     merged.spread = merged.spread + part.spread
     merged.mass = merged.mass + part.mass
@@ -179,7 +190,8 @@ def _values(tiles: _Tiles, merged: _Merged, with_stats: bool) -> Values:
     values.exact_lse[where] = merged.lse
     if values.mass is not None:
         values.mass[where] = merged.mass.to(values.mass.dtype)
-    if values.entropy is not None and values.prediction is not None:
+    if values.entropy is not None and values.prediction is not None and values.lse is not None:
+        values.lse[where] = torch.where(merged.lse.isnan(), merged.given_lse, merged.lse).to(values.lse.dtype)
         values.entropy[where] = merged.entropy.to(values.entropy.dtype)
         values.prediction[where] = merged.prediction
     if merged.top is not None and values.top_logit is not None and values.top_index is not None:

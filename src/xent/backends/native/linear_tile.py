@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class TileValues:
     """What a tile adds to the rows' state, float64, each (M,); of the k entries of a target (M, k)."""
 
-    lse: Tensor
+    lse: Tensor  # that a softmax is made of: NaN where it is +inf
+    given_lse: Tensor  # in the dtype of the statistics, ±inf where it is that
     spread: Tensor  # Σ t_c (lse_tile − z_c) − mass · lse_tile
     mass: Tensor
     has_entry: Tensor | None
@@ -41,7 +42,7 @@ class TileTerms:
         self.is_dense = rows.problem.is_dense
         self.zeros = torch.zeros(self.count, dtype=torch.int64)
         weight = self.terms.weight
-        self.class_weight = None if weight is None else weight.detach().to(self.dtype)
+        self.class_weight = None if weight is None else weight.detach().to(self.dtype).contiguous()
         self.entries = None if self.is_dense else self._entries()
 
     def _entries(self) -> TargetEntries:
@@ -101,6 +102,7 @@ class Tile:
         has_entry, entry_logit = self._entry_logits()
         return TileValues(
             lse=lse,
+            given_lse=outputs["lse"],
             spread=spread,
             mass=mass,
             has_entry=has_entry,

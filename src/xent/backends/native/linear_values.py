@@ -19,11 +19,12 @@ class Values:
     Attributes:
         loss: in the dtype of the statistics.
         weight: what the row adds to the mean's denominator.
-        exact_lse: logsumexp in float64.
+        exact_lse: logsumexp in float64, NaN where it is infinite: there is no softmax.
         lse_low: what float64 rounded off it.
         mass: Σ_c w_c q_c of dense probability targets, else None.
-        entropy: of the prediction; None without statistics, as the next.
+        entropy: of the prediction; None without statistics, as the next two.
         prediction: most likely class.
+        lse: logsumexp in the dtype of the statistics, ±inf where it is that.
         top_index: the most likely classes (N·K, k), −1 for ignored rows; None where none are asked for.
         top_logit: their z, float64.
         counted: mask of the losses that count, where ignored ones are not left out of the work.
@@ -36,6 +37,7 @@ class Values:
     mass: Tensor | None
     entropy: Tensor | None
     prediction: Tensor | None
+    lse: Tensor | None = None
     top_index: Tensor | None = None
     top_logit: Tensor | None = None
     counted: Tensor | None = None
@@ -114,6 +116,7 @@ def empty_values(rows: CountedRows, *, with_stats: bool, top: int = 0) -> Values
         mass=torch.zeros(count, dtype=dtype) if problem.is_dense else None,
         entropy=torch.zeros(count, dtype=dtype) if with_stats else None,
         prediction=torch.full((count,), -1) if with_stats else None,
+        lse=torch.zeros(count, dtype=dtype) if with_stats else None,
         top_index=torch.full((count, top), -1) if top else None,
         top_logit=torch.zeros(count, top, dtype=torch.float64) if top else None,
         counted=_counted(problem),

@@ -26,7 +26,17 @@ import triton
 from xent.backends.triton.calls import RowCall, launch_rows
 from xent.backends.triton.launches import Launch
 from xent.backends.triton.programs import Program
-from xent.backends.triton.tile_math import LAST, base, entropy_moved, entropy_of_block, in_lanes, log_sum, scaled
+from xent.backends.triton.tile_math import (
+    LAST,
+    base,
+    entropy_moved,
+    entropy_of_block,
+    first_nan,
+    in_lanes,
+    log_sum,
+    lse_and_best,
+    scaled,
+)
 from xent.problem import Rows
 
 NONE, HARD, SOFT, SPARSE = (tl.constexpr(kind) for kind in range(4))
@@ -121,6 +131,20 @@ def of_rows(m, s, h, d, a, best, DENSE: tl.constexpr, WITH_STATS: tl.constexpr):
     best = tl.min(best, 1)
     best = tl.where(best == LAST, 0, best)
     return row_m, tl.sum(s * shrink, 1), tl.sum(h, 1), tl.sum(d, 1), tl.sum(a, 1), best
+
+
+@triton.jit
+def first_nan_of_rows(x_row, mask, classes, logits_class, cap, scale, ACC: tl.constexpr, HAS_CAP: tl.constexpr,
+                      HAS_SCALE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+    """The class of the first NaN of every row of the mask, LAST where there is none: read again, where a sum is NaN."""
+    first = tl.full((ROWS,), LAST, tl.int32)
+    for start in range(0, classes * tl.max(mask.to(tl.int32), 0), COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        here = mask[:, None] & (column < classes)[None, :]
+        x = tl.load(x_row + column.to(tl.int64)[None, :] * logits_class, mask=here, other=0.0).to(ACC)
+        z, _ = scaled(x, scale, cap, HAS_SCALE, HAS_CAP)
+        first = tl.minimum(first, first_nan(z, here, column))
+    return first
 
 
 @triton.jit
@@ -245,6 +269,10 @@ def _forward_kernel(
     tl.store(logsum + row, tl.where(counted, log_s, 0.0), mask=inside)
     tl.store(mass + row, tl.where(counted, a, 0.0), mask=inside)
     if WITH_STATS:
+        nan_at = first_nan_of_rows(
+            x_row, counted & (s != s), classes, logits_class, cap, scale, ACC, HAS_CAP, HAS_SCALE, ROWS, COLUMNS
+        )  # fmt: skip
+        row_lse, best = lse_and_best(m, s, row_lse, best, nan_at)
         tl.store(lse + row, tl.where(counted, row_lse, 0.0), mask=inside)
         tl.store(entropy + row, tl.where(counted, log_s + h / s, 0.0), mask=inside)
         tl.store(prediction + row, tl.where(counted, best, -1).to(tl.int64), mask=inside)

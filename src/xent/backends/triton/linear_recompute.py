@@ -27,7 +27,17 @@ from xent.backends.triton import INTERPRETED
 from xent.backends.triton.calls import kernel_flags, kernel_numbers, on_device
 from xent.backends.triton.cross_entropy import HARD, SOFT, SPARSE, Saved, Values, dense_target
 from xent.backends.triton.cross_entropy_gradient import Upstream, gradient_of, upstream_at
-from xent.backends.triton.tile_math import base, entropy_moved, entropy_of_block, log_sum, narrowed, scaled
+from xent.backends.triton.tile_math import (
+    LAST,
+    base,
+    entropy_moved,
+    entropy_of_block,
+    first_nan,
+    log_sum,
+    lse_and_best,
+    narrowed,
+    scaled,
+)
 from xent.problem import Rows
 
 _INTERPRETED = tl.constexpr(INTERPRETED)
@@ -134,7 +144,7 @@ def _forward_kernel(
     m = tl.full((ROWS,), -float("inf"), ACC)
     nothing = tl.full((ROWS,), 0.0, ACC)
     s, h, d, a = nothing, nothing, nothing, nothing
-    best = tl.full((ROWS,), 0, tl.int32)
+    best, nan_at = tl.full((ROWS,), 0, tl.int32), tl.full((ROWS,), LAST, tl.int32)
     for start in range(0, classes, CLASSES):
         column = (start + tl.arange(0, CLASSES)).to(tl.int64)
         mask = counted[:, None] & (column < classes)[None, :]
@@ -150,6 +160,7 @@ def _forward_kernel(
         if WITH_STATS:
             h = entropy_moved(h, s, m, new_m, shrink) + entropy_of_block(z, e, reference)
             best = tl.where(largest_here > m, start + tl.argmax(z, 1).to(tl.int32), best)
+            nan_at = tl.minimum(nan_at, first_nan(z, mask, column))
         q, t = target_tile(target, probabilities, class_weight, row, column, mask, classes, entries, target_row,
                            target_class, ignore_index, keep, share,
                            ACC, TARGET, SMOOTHED, HAS_CLASS_WEIGHT)  # fmt: skip
@@ -176,6 +187,7 @@ def _forward_kernel(
     tl.store(logsum + row, tl.where(counted, log_s, 0.0), mask=inside)
     tl.store(mass + row, tl.where(counted, a, 0.0), mask=inside)
     if WITH_STATS:
+        row_lse, best = lse_and_best(m, s, row_lse, best, nan_at)
         tl.store(lse + row, tl.where(counted, tl.where(bad, nan, row_lse), 0.0), mask=inside)
         tl.store(entropy + row, tl.where(counted, log_s + h / s, 0.0), mask=inside)
         tl.store(prediction + row, tl.where(counted, best, -1).to(tl.int64), mask=inside)

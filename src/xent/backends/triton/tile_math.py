@@ -67,6 +67,22 @@ def log_sum(m, s):
 
 
 @triton.jit
+def first_nan(z, mask, column):
+    """The class of the first NaN of each row of a tile, LAST where there is none: a maximum passes over it."""
+    return tl.min(tl.where((z != z) & mask, tl.broadcast_to(column.to(tl.int32)[None, :], mask.shape), LAST), 1)
+
+
+@triton.jit
+def lse_and_best(m, s, lse, best, nan_at):
+    """The statistics of rows with infinities and NaN: logsumexp is ±inf where nothing is NaN, and the first NaN is the
+    largest logit, as for torch's argmax.
+    """
+    without = nan_at == LAST
+    infinite = without & ((m == float("inf")) | ((m == -float("inf")) & (s == 0)))
+    return tl.where(infinite, m, lse), tl.where(without, best, nan_at)
+
+
+@triton.jit
 def entropy_of_block(z, e, reference):
     """Σ exp(z − m) · (m − z) over the last dimension of a tile, where exp(z − m) is not 0."""
     return tl.sum(tl.where(e > 0, e * (tl.expand_dims(reference, -1) - z), 0.0), -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -65,12 +66,18 @@ class _LossKeptAlive(Watcher):
         for graph in self._graphs:
             if not graph.step:
                 graph.optimizer, graph.step = key, now
-        old = [graph for graph in self._graphs if graph.optimizer == key and now - graph.step >= _AGE]
         self._later = self._later or now > _AGE
-        if not self._found and len({graph.step for graph in old}) >= _ENOUGH:
-            self._found = True
-            return iter([self._of(old, now)])
-        return None
+        if self._found or not _are_many(self._old(key, now)):
+            return None
+        gc.collect()  # what lies in a cycle of references is held by nobody
+        old = self._old(key, now)
+        self._found = _are_many(old)
+        return iter([self._of(old, now)]) if self._found else None
+
+    def _old(self, optimizer: int, now: int) -> list[_Graph]:
+        """Graphs of this optimizer that outlived later steps."""
+        return [graph for graph in self._graphs
+                if graph.optimizer == optimizer and now - graph.step >= _AGE and graph.token() is not None]  # fmt: skip
 
     def _of(self, old: list[_Graph], now: int) -> Found:
         return Found(
@@ -87,6 +94,10 @@ class _LossKeptAlive(Watcher):
     def at_end(self) -> None:
         if not self._later:
             raise NotChecked(f"the run was shorter than {_AGE + 1} steps")
+
+
+def _are_many(old: list[_Graph]) -> bool:
+    return len({graph.step for graph in old}) >= _ENOUGH
 
 
 def _nearest(edges: list[Edge]) -> Iterator[Edge]:

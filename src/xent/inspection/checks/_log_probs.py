@@ -184,7 +184,7 @@ def _what_made_it(call: LossCall, rows: Tensor) -> tuple[str, Certainty]:
         made = call.provenance
     except NotChecked:
         made = None
-    if made is not None and made.maker is not None:
+    if made is not None and made.maker is not None and not made.is_hidden:
         if made.made_by("Softmax") and made.scale == 1 and not made.edited_in_place:
             return f"{made.maker.name} made the input", "proof"
         layer = raw_layer(made)

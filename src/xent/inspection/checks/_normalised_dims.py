@@ -26,7 +26,7 @@ def _softmax_wrong_dim(call: LossCall) -> Iterator[Found]:
         made = call.provenance
     except NotChecked:
         made = None
-    if made is None or made.maker is None:
+    if made is None or made.maker is None or made.is_hidden:
         yield from _by_values(call)
     elif made.made_by(*_MAKERS[call.name]) and not made.edited_in_place:
         yield from _by_graph(call, made)

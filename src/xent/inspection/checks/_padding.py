@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -14,6 +15,7 @@ from xent.inspection.examination._finding import Found, NotChecked
 
 _LEAST_ROWS = 2
 _LEAST_SHARE = 0.05  # of the targets: below, it changes little
+_CHANCE = 0.01  # of a class that stands at the ends of rows only, though it is no padding
 
 
 def _suspect(call: LossCall) -> Iterator[Found]:
@@ -54,6 +56,8 @@ def _padding_that_counts(call: LossCall, rows: TokenRows) -> Iterator[Found]:
     ragged = len(torch.unique(runs)) > 1 and bool((runs >= 2).double().mean() >= 0.25)
     if not ragged or at_tails != everywhere or at_tails < _LEAST_SHARE * target.numel() or int(runs.max()) == length:
         return
+    if _chance_of_tails(len(target), target.numel(), at_tails) > _CHANCE:
+        return
     share = at_tails / target.numel()
     yield Found(
         message=f"class {pad} fills the ends of the rows, stands nowhere else, and counts: {100 * share:.3g} % of the "
@@ -62,6 +66,15 @@ def _padding_that_counts(call: LossCall, rows: TokenRows) -> Iterator[Found]:
         proof=f"the last {int(runs.min())} to {int(runs.max())} targets of each row; innocent if they are labels",
         values={"share": share, "class": pad},
     )
+
+
+def _chance_of_tails(num_rows: int, num_targets: int, count: int) -> float:
+    """Of `count` targets that lie anywhere in the rows: that all lie at the ends. Ways to share them out ÷ to place."""
+    return math.exp(_log_comb(count + num_rows - 1, count) - _log_comb(num_targets, count))
+
+
+def _log_comb(things: int, chosen: int) -> float:
+    return math.lgamma(things + 1) - math.lgamma(chosen + 1) - math.lgamma(things - chosen + 1)
 
 
 def _end_masked(call: LossCall) -> Iterator[Found]:

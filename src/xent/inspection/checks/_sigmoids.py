@@ -28,7 +28,7 @@ def _made_by_sigmoid(call: LossCall) -> str | None:
         made = call.provenance
     except NotChecked:
         return None
-    if made.maker is None:
+    if made.maker is None or made.is_hidden:
         return None
     if not made.made_by("Sigmoid") or made.edited_in_place or made.scale != 1:
         return ""

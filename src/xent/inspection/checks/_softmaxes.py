@@ -14,21 +14,22 @@ from xent.inspection.examination._finding import Found, NotChecked
 from xent.inspection.examination._provenance import saved_dim
 
 _MOST_ROWS = 512
-_ROUNDING = 1e-2  # of the sum of a row of half precision
+_ROUNDING = 1e-2  # of the sum of a row of half precision, each of whose entries is off by at most 2⁻⁸ of itself
+_WHICH = {"proof": ", which applies it itself", "signature": ", and it applies softmax to them"}
 
 
 def _softmax_before_cross_entropy(call: LossCall) -> Iterator[Found]:
     proof = _proved_by_graph(call)
-    certainty = "proof"
+    certainty, cause = "proof", f"softmax is applied to the logits before {call.name}"
     if proof is None:
-        proof, certainty = _signature(call), "signature"
+        proof, certainty, cause = _signature(call), "signature", f"probabilities are passed to {call.name} as logits"
     if proof:
         classes = call.num_classes
         floor, factor = math.log1p((classes - 1) / math.e), _shrunk(call)
         gradients = f"in this batch the gradients are {factor:.3g} times" if factor > 1 else "the gradients are"
         yield Found(
-            message=f"softmax is applied to the logits before {call.name}, which applies it itself: with {classes:,} "
-            f"classes the loss cannot fall below {floor:.4g}, and {gradients} smaller than without it.",
+            message=f"{cause}{_WHICH[certainty]}: with {classes:,} classes the loss cannot fall below {floor:.4g}, and "
+            f"{gradients} smaller than without it.",
             fix="pass the logits as they are: leave out the softmax (keep it for what you show)",
             proof=proof,
             values={"classes": classes, "floor": floor} | ({"gradient_factor": factor} if factor > 1 else {}),
@@ -64,15 +65,20 @@ def _shrunk(call: LossCall) -> float:
 
 
 def _proved_by_graph(call: LossCall) -> str | None:
-    """Words if it is proved, "" if the graph shows another maker, None if there is no graph to ask."""
+    """Words if it is proved, "" if the graph shows that all is well, None where the values have to be asked.
+
+    They are where no softmax made them, since it may be written out, clamped, averaged or compiled.
+    """
     try:
         made = call.provenance
     except NotChecked:
         return None
     if made.maker is None:
         return None
-    if not made.made_by("Softmax") or made.edited_in_place or made.scale != 1:
+    if made.edited_in_place or made.scale != 1 or made.made_by("LogSoftmax"):
         return ""  # a scale, such as 1 / temperature, moves the floor
+    if not made.made_by("Softmax"):
+        return None if call.has_input else ""
     if made.maker_dim(call.class_dim) != saved_dim(made.maker.edge):
         return ""  # softmax-wrong-dim
     return f"{made.maker.name} over the classes made the logits"
@@ -90,7 +96,7 @@ def looks_like_probabilities(rows: Tensor) -> bool:
     if rows.numel() == 0 or rows.shape[-1] < 2 or not rows.is_floating_point():
         return False
     wide = rows.double()
-    slack = rows.shape[-1] * 4e-3 if rows.element_size() < 4 else 1e-4
+    slack = _ROUNDING if rows.element_size() < 4 else 1e-4
     sums_to_one = bool((wide.sum(-1) - 1).abs().le(slack).all())
     return bool((wide >= 0).all()) and sums_to_one and not bool((wide.amax(-1) == 1).all())
 

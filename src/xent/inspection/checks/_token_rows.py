@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from xent.inspection._nodes import Edge, kind_of, signed
 from xent.inspection.examination._events import LossCall
 from xent.inspection.examination._finding import NotChecked
-from xent.inspection.examination._provenance import Step, saved
+from xent.inspection.examination._provenance import Step, nodes_behind, saved
 
 _MOST_TOKENS = 1 << 18  # that are compared in one call
 _MOST_NODES = 5000  # of a graph that is searched for a way
@@ -60,6 +61,18 @@ def ids_read(call: LossCall, rows: TokenRows) -> list[Tensor]:
         NotChecked: no graph.
     """
     return _fitting(call.embedded_ids, rows)
+
+
+def reading_embeddings(call: LossCall, rows: TokenRows) -> set[Any]:
+    """The nodes of the embeddings that read such ids.
+
+    Raises:
+        NotChecked: no graph.
+    """
+    return {
+        edge.node for edge in nodes_behind(call.edge)
+        if kind_of(edge) == "Embedding" and isinstance(ids := saved(edge, "indices"), Tensor) and _fitting([ids], rows)
+    }  # fmt: skip
 
 
 def ids_read_in_place(call: LossCall, rows: TokenRows) -> list[Tensor]:

@@ -163,7 +163,7 @@ class _Unreached(Watcher):
         why = (
             "they are in no module any more: they were replaced after the optimizer was made"
             if loose else
-            f"they are unused, or cut off by detach(), no_grad() or argmax(){waiting.frontier}"
+            f"they are unused, or cut off by detach(), item(), no_grad() or argmax(){waiting.frontier}"
         )  # fmt: skip
         return Found(
             message=f"{_described(waiting, cut)} of the {waiting.num_parameters} parameters that {_of(waiting)} holds "

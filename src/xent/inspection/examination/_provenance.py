@@ -90,6 +90,11 @@ class Provenance:
         """Whether the maker is one of these kinds, such as "Softmax"."""
         return self.maker is not None and self.maker.kind in kinds
 
+    @property
+    def is_hidden(self) -> bool:
+        """Whether the maker is a compiled graph: one node, whatever is in it."""
+        return self.maker is not None and self.maker.kind.startswith("Compiled")
+
     def maker_dim(self, dim: int) -> int | None:
         """Which dim of the maker's result became `dim` of the tensor; None where a view mixed it."""
         if self.maker is None:

@@ -200,8 +200,9 @@ def _deferring_forward(owner: str) -> Callable[[nn.Linear, Tensor], Tensor | Def
             return nn.functional.linear(input, self.weight, self.bias)
         _check_plain(self, owner)
         dtype = input.dtype
-        if torch.is_autocast_enabled(input.device.type) and dtype != torch.float64:
-            dtype = torch.get_autocast_dtype(input.device.type)
+        device = input.device.type
+        if dtype != torch.float64 and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
         return DeferredLogits(Parts(input, self.weight, self.bias), dtype, owner)
 
     return forward

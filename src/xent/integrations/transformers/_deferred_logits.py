@@ -154,9 +154,14 @@ class DeferredLogits:
     div = true_divide = __truediv__
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
+        if name.startswith("__") or not hasattr(Tensor, name):
+            raise AttributeError(f"'DeferredLogits' object has no attribute {name!r}")
+        if name.endswith("_"):
+            self._refuse_in_place(name)
         return getattr(self._made(name), name)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self._refuse_in_place("[…] = …")
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         return self._made("numpy").detach().numpy().astype(dtype)
@@ -192,6 +197,15 @@ class DeferredLogits:
         if not self.is_released:
             raise refusal(self.owner, f"applies {operation} to its logits before it returns")
         return self.tensor()
+
+    def _refuse_in_place(self, operation: str) -> None:
+        if not self.is_released:
+            raise refusal(self.owner, f"applies {operation} to its logits before it returns")
+        raise OptionError(
+            f"{operation} changes the deferred logits of {self.owner}",
+            "they are made anew whenever they are asked for, so that the change would be lost",
+            "take logits = outputs.logits.tensor() first",
+        )
 
 
 def refusal(owner: str, does: str) -> OptionError:

@@ -154,10 +154,10 @@ class _Rows(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         # Outputs are copies of what is kept: their user may write over them, and a node that holds its own output is a
         # cycle that nobody collects.
-        ctx.values = replace(values, prediction=None)
+        ctx.values = replace(values, prediction=None, lse=None)
         _save(ctx, problem)
         loss, weight = values.loss.clone(), values.weight.clone()
-        lse = values.exact_lse.to(loss.dtype, copy=True)
+        lse = values.exact_lse.to(loss.dtype, copy=True) if values.lse is None else values.lse
         entropy = torch.zeros_like(lse) if values.entropy is None else values.entropy.clone()
         prediction = torch.full_like(lse, -1) if values.prediction is None else values.prediction
         weighed = ctx.needs_input_grad[4]  # the weight of a row depends on the class weight

@@ -73,8 +73,8 @@ class _Logprobs(torch.autograd.Function):
             of_log_p = torch.zeros(index.shape, dtype=ctx.values["loss"].dtype)
         entries = replace(
             problem,
-            target=index.view(*target.shape, -1),
-            probabilities=-of_log_p.reshape(*target.shape, -1),
+            target=index.view(*target.shape, index.shape[1]),
+            probabilities=-of_log_p.reshape(*target.shape, index.shape[1]),
             terms=replace(problem.terms, ignore_index=-1),  # the caller's may be one of the best classes
         )
         return *_gradients(entries, ctx.values, of_entropy, ctx.needs_input_grad[:3]), None, None, None, None
@@ -121,7 +121,7 @@ def _of_reference(
 ) -> tuple[Tensor | None, ...]:
     def formula(*tensors: Tensor) -> tuple[Tensor, Tensor]:
         given = with_tensors(problem, tensors)
-        log_p, entropy = reference.token_logprobs.at(given, index.view(*problem.target.shape, -1))
+        log_p, entropy = reference.token_logprobs.at(given, index.view(*problem.target.shape, index.shape[1]))
         return log_p.reshape(index.shape), entropy.reshape(-1)
 
     return reference_gradient(formula, tensors, ctx.needs_input_grad[:3], upstream)

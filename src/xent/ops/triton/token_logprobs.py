@@ -67,7 +67,7 @@ def _of_reference(
 ) -> tuple[Tensor | None, ...]:
     def formula(*tensors: Tensor) -> tuple[Tensor, Tensor]:
         given = with_tensors(problem, tensors)
-        log_p, entropy = reference.token_logprobs.at(given, index.view(*problem.target.shape, -1))
+        log_p, entropy = reference.token_logprobs.at(given, index.view(*problem.target.shape, index.shape[1]))
         return log_p.reshape(index.shape), entropy.reshape(-1)
 
     return reference_gradient(formula, tensors, needs, upstream)

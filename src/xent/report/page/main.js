@@ -80,7 +80,7 @@ function describe() {
   byId("rounded").textContent = rounded ? `Rows are computed here in float64 and make ${fmt(start().total)}; as the loss's dtype rounded them they made ${fmt(one.value)}.` : "";
   byId("held").hidden = !page.several;
   byId("gradient-head").textContent = one.plain && one.scale === 1 && one.softcap === null ? "p − y" : "∂ row/∂ logit";
-  byId("share-head").textContent = page.perRow ? "" : one.reduction === "mean" && one.plain ? `÷ ${(1 / row().upstream).toLocaleString("en", { maximumFractionDigits: 4 })}` : "∂ loss/∂ logit";
+  byId("share-head").textContent = page.perRow || !row().upstream ? "" : one.reduction === "mean" && one.plain ? `÷ ${(1 / row().upstream).toLocaleString("en", { maximumFractionDigits: 4 })}` : "∂ loss/∂ logit";
   byId("factored").hidden = !one.factored;
   byId("some").hidden = !one.others.count;
   byId("some").textContent = `${one.rows.length} of ${one.numRows.toLocaleString("en")} rows can be moved here: the worst, the first, the best and some at random.`;

@@ -40,7 +40,8 @@ class Records:
         path: the file.
         header: its first record, of kind `run`.
         steps: in the order of the file.
-        ruler: of the newest step that had one; of the newest evaluation where no step had.
+        of_steps: the ruler of the newest step that had one.
+        of_evaluation: that of the newest evaluation that had one.
         kinds: the records of every other kind.
         broken: lines that are no record; a last line without its end is `cut`.
         cut: whether the file ends within a line.
@@ -49,11 +50,20 @@ class Records:
     path: Path
     header: dict[str, Any] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
-    ruler: dict[str, Any] = field(default_factory=dict)
+    of_steps: dict[str, Any] = field(default_factory=dict)
+    of_evaluation: dict[str, Any] = field(default_factory=dict)
     kinds: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
     broken: int = 0
     cut: bool = False
     _read: int = 0
+
+    @property
+    def ruler(self) -> dict[str, Any]:
+        """The ruler of the run: a step knows the labels of the steps before it, an evaluation those of the data."""
+        steps, evaluation = self.of_steps, self.of_evaluation
+        if not steps or evaluation.get("num_classes") != steps.get("num_classes") or evaluation.get("prior") is None:
+            return steps or evaluation
+        return {**steps, "prior": evaluation["prior"]}
 
     def read_on(self) -> bool:
         """Read what was written since; return whether there was anything.
@@ -95,7 +105,8 @@ class Records:
             self._take_step(record)
         else:
             self.kinds[record["kind"]].append(record)
-            self.ruler = self.ruler or (as_dict(record.get("ruler")) if record["kind"] == "evaluation" else {})
+            if record["kind"] == "evaluation":
+                self.of_evaluation = as_dict(record.get("ruler")) or self.of_evaluation
 
     def _take_step(self, record: dict[str, Any]) -> None:
         number = as_whole(record.get("step"))
@@ -103,7 +114,7 @@ class Records:
             self.broken += 1
             return
         ruler = as_dict(record.get("ruler"))
-        self.ruler = ruler if any(value is not None for value in ruler.values()) else self.ruler
+        self.of_steps = ruler if any(value is not None for value in ruler.values()) else self.of_steps
         means = list(_means(record.get("micro_batches")))
         seconds = as_dict(record.get("seconds"))
         self.steps.append(
