@@ -7,12 +7,14 @@ import signal
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xent.cli._examined_program import _die_of
 from xent.cli._program import Ending, Program, run
 from xent.cli._torch_arrival import when_torch_arrives
+from xent.errors import DependencyError, RunError, XentError
 
 if TYPE_CHECKING:
     from xent.inspection.watching._program_watching import ProgramWatching
@@ -27,6 +29,25 @@ class Choices:
     tensorboard: bool
     doctor: bool
 
+    def check(self) -> None:
+        """Whether all that is asked of the recording can be had, before the program runs for an hour.
+
+        Raises:
+            RunError: the directory can't be written.
+            DependencyError: there is no tensorboard.
+        """
+        place = (self.out or Path("runs")).absolute()
+        nearest = next(each for each in (place, *place.parents) if each.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            why = "a file is in its place" if not nearest.is_dir() else "permission denied"
+            raise RunError(
+                f"{place} can't be written ({why})", "a run needs a directory for its records", "pass another --out"
+            )
+        if self.tensorboard and find_spec("tensorboard") is None:
+            raise DependencyError(
+                "tensorboard is not installed", "--tensorboard writes with it", "pip install tensorboard"
+            )
+
 
 @dataclass
 class WatchedProgram:
@@ -35,6 +56,7 @@ class WatchedProgram:
     choices: Choices
     _watching: ProgramWatching | None = None
     _done: bool = False
+    _why_not: str = "the program did not import torch"
     _pid: int = field(default_factory=os.getpid)
 
     def run(self, program: Program) -> int:
@@ -55,8 +77,14 @@ class WatchedProgram:
 
         about = {"tensorboard": self.choices.tensorboard, "doctor": self.choices.doctor}
         name = "program" if self._name in ("-", "__main__") else self._name
-        self._watching = ProgramWatching(self.choices.out, self.choices.every, {**about, "name": name})
-        self._watching.__enter__()
+        watching = ProgramWatching(self.choices.out, self.choices.every, {**about, "name": name})
+        try:
+            watching.__enter__()
+        except XentError as error:  # it would come out of the program's own `import torch`
+            print(f"xent watch: nothing is recorded: {error}", file=sys.stderr)
+            self._why_not = "said above"
+        else:
+            self._watching = watching
 
     def conclude(self, status: str, error: str | None) -> None:
         """End the records and say where they are, once."""
@@ -78,7 +106,7 @@ class WatchedProgram:
     def _said(self) -> str:
         watching = self._watching
         if watching is None or watching.path is None:
-            return "xent watch · nothing was recorded: the program did not import torch"
+            return f"xent watch · nothing was recorded: {self._why_not}"
         place = watching.path.parent
         if not watching.step:
             return f"xent watch · no optimizer stepped; {watching.path} says only that"

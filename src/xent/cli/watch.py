@@ -54,7 +54,7 @@ def watch(
         raise OptionError(f"--every {every}", "it counts steps", "pass a number from 1 on, or leave it out")
     chosen = program_of(program or [], module)
     chosen.check()
+    choices = Choices(None if out is None else out.absolute(), every, tensorboard, doctor)
+    choices.check()
     restore_streams()
-    raise SystemExit(
-        WatchedProgram(Choices(None if out is None else out.absolute(), every, tensorboard, doctor)).run(chosen)
-    )
+    raise SystemExit(WatchedProgram(choices).run(chosen))

@@ -15,7 +15,9 @@ import xent
 from tests.inspection.test_step_order import FailsOnce
 from tests.inspection.watching.test_watch import _strict, loop, records, small  # noqa: F401
 from xent.cli._program import Program
-from xent.cli._watched_program import _name_of
+from xent.cli._watched_program import Choices, WatchedProgram, _name_of
+from xent.errors import DependencyError, RunError
+from xent.inspection.watching import _watch
 from xent.inspection.watching._program_watching import ProgramWatching
 
 
@@ -109,6 +111,38 @@ def test_a_run_is_called_after_its_program():
     """Not after the package: `-m package.train` and `-m package.evaluate` are two programs."""
     assert _name_of(Program(None, "package.train", ())) == "train"
     assert _name_of(Program("some/train.v2.py", None, ())) == "train.v2"
+
+
+def test_a_place_that_can_not_be_written_is_refused_before_the_program_runs(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(RunError, match=r"a file is in its place.*pass another --out"):
+            Choices(out, None, False, True).check()
+    Choices(tmp_path / "new" / "run", None, False, True).check()
+
+
+def test_a_place_that_is_lost_meanwhile_does_not_end_the_program(tmp_path: Path, capsys):
+    (tmp_path / "file").write_text("")
+    watched = WatchedProgram(Choices(tmp_path / "file", None, False, False))
+    watched._name = "train"
+    watched._begin()
+    watched.conclude("done", None)
+    err = capsys.readouterr().err
+    assert "xent watch: nothing is recorded: " in err
+    assert "did not import torch" not in err
+
+
+def test_a_tensorboard_that_can_not_be_imported_does_not_end_the_program(tmp_path: Path, monkeypatch, capsys):
+    def broken(*given):
+        raise DependencyError("tensorboard is not installed", "torch needs it", "pip install tensorboard")
+
+    monkeypatch.setattr(_watch, "TensorBoard", broken)
+    model, x, y = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProgramWatching(tmp_path / "run", 1, {"tensorboard": True, "doctor": False}) as watching:
+        loop(model, optimizer, x, y, 2)
+    assert "nothing is written for TensorBoard" in capsys.readouterr().err
+    assert [record["step"] for record in records(watching.path, "step")] == [1, 2]
 
 
 def test_a_wrapper_with_weights_of_its_own_is_part_of_the_model(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from xent.errors import DependencyError
 from xent.inspection._hooks import eager
 from xent.inspection.watching._found_subjects import FoundSubjects
 from xent.inspection.watching._watch import Watching
@@ -44,7 +46,10 @@ class ProgramWatching(Watching):
 
     def _write_run(self) -> None:
         self._wrote_run = True
-        self._board = self._tensorboard(self._directory)
+        try:
+            self._board = self._tensorboard(self._directory)
+        except DependencyError as error:  # raised here, inside a step of the program, it would end that
+            print(f"xent watch: nothing is written for TensorBoard: {error}", file=sys.stderr)
         self._recording.write("run", **self._run(self._directory))
 
     def end(self, status: str = "done", error: str | None = None) -> None:

@@ -153,7 +153,8 @@ def _notes(run: RunRecords, steps: Sequence[Step], most: int) -> list[str]:
         )
     wrong = [one for one in steps if one.loss is not None and not math.isfinite(one.loss)]
     if wrong:
-        notes.append(f"The loss of {len(wrong):,} recorded steps is not finite, first at step {wrong[0].step:,}.")
+        count = "one recorded step" if len(wrong) == 1 else f"{len(wrong):,} recorded steps"
+        notes.append(f"The loss of {count} is not finite, first at step {wrong[0].step:,}.")
     return notes
 
 
