@@ -136,7 +136,9 @@ def short_part(result: dict[str, Any]) -> str:
 
 
 def _whole_label(labels: dict[str, str], name: str) -> str:
-    """A label that begins with … goes on from the one before it."""
+    """A label that begins with … goes on from the one before it; ours is short, for the table is wide."""
+    if name == "xent":
+        return name
     names = list(labels)
     before = labels[names[names.index(name) - 1]]
     return f"{before} {labels[name]}" if labels[name].startswith("…") else labels[name]
