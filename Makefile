@@ -6,7 +6,7 @@
 #   make test-slow  the tests marked slow: many processes, large problems, whole grids; CI runs them too
 #   make lint       format, lint, types, layers, spelling
 #   make bench      measure the losses beside their peers (PEERS=cut-cross-entropy adds that one, with triton)
-#   make performance  docs/performance.md from the results of make bench
+#   make performance  docs/performance.md and the README's tables, from the results of make bench
 #   make sanitize   the kernels under AddressSanitizer and UBSan
 #   make neon       the kernels for 64-bit Arm, cross-compiled, under UBSan in qemu
 #   make docs       regenerate the measured tables in docs/
